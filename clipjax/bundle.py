@@ -1,0 +1,197 @@
+"""A model with its tokenizer and preprocessing: load from a checkpoint, encode, classify."""
+
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from clipjax import checkpoints, images, text
+from clipjax.config import Config, MeshConfig
+from clipjax.errors import UserError
+from clipjax.models.clip import CLIP
+from clipjax.models.layers import unit
+from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated
+from clipjax.parallel.precision import compute_dtype
+from clipjax.trees import flatten
+
+DEFAULT_TEMPLATES = ("a photo of a {c}.",)
+_BATCH = 64  # most rows a device at a time; fewer are padded to a power of two, so that few programs serve every length
+
+
+class Bundle:
+    """A CLIP model ready for use.
+
+    `model` is the NNX module in evaluation mode, `config` the run's resolved Config, `name` what to call it in a
+    report, `step` the training step it comes from (None if unknown).
+    """
+
+    def __init__(self, model: CLIP, config: Config, *, name: str = "model", step: int | None = None, mesh=None):
+        self.model, self.config, self.name, self.step = model, config, name, step
+        self._mesh = mesh or make_mesh(MeshConfig(), jax.local_devices())
+        self._graph, self._params = nnx.split(model)
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor of the inner products, exponentiated."""
+        return float(np.exp(np.asarray(self.model.logit_scale[...])))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, preprocessing and tokenizer: equal bundles give equal embeddings."""
+        digest = hashlib.sha256()
+        for path, leaf in sorted(flatten(self._params).items()):
+            digest.update(path.encode())
+            digest.update(np.asarray(_whole(leaf)).tobytes())
+        described = checkpoints.make_metadata(self.config)
+        digest.update(repr([described[key] for key in ("tokenizer", "preprocessing", "activation")]).encode())
+        return digest.hexdigest()
+
+    def preprocess(self, image) -> np.ndarray:
+        """A path, PIL image or uint8 array as the model's input: float32 [image_size, image_size, 3]."""
+        return images.preprocess(images.open_image(image), self.config.model.image)
+
+    def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
+        """int32 [n, context_length]."""
+        return text.tokenize(texts, self.config.model.text.context_length)
+
+    def encode_image(self, pictures) -> np.ndarray:
+        """Unit rows [n, E] float32 of pictures: paths, PIL images or uint8 arrays; one alone is a list of one."""
+        if isinstance(pictures, str | os.PathLike) or hasattr(pictures, "convert"):
+            pictures = [pictures]
+        if isinstance(pictures, np.ndarray) and pictures.ndim == 3:
+            pictures = pictures[None]
+        rows = [
+            self.encode_pixels(np.stack([self.preprocess(item) for item in part])) for part in _parts(pictures, _BATCH)
+        ]
+        return np.concatenate(rows) if rows else np.zeros((0, self.config.model.embed_dim), np.float32)
+
+    def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Unit rows [n, E] float32 of preprocessed pixels [n, height, width, 3] float32."""
+        return self._encode(self._image_program, pixels)
+
+    def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Unit rows [n, E] float32 of texts."""
+        return self._encode(self._text_program, self.tokenize(texts))
+
+    def class_embeddings(self, class_names: Sequence, templates: Sequence[str] | None = None) -> np.ndarray:
+        """Unit rows [N, E] float32, one a class: each prompt normalised, averaged, normalised again (paper, 3.1.4).
+
+        A class is a name or a list of names; templates hold `{c}` where the name goes. Raises UserError for a template
+        without it.
+        """
+        templates = list(templates or DEFAULT_TEMPLATES)
+        for template in templates:
+            if "{c}" not in template:
+                raise UserError(f"template {template!r}: has no {{c}}, where the class name goes.")
+        names = [[item] if isinstance(item, str) else list(item) for item in class_names]
+        prompts = [template.replace("{c}", name) for group in names for name in group for template in templates]
+        rows = self.encode_text(prompts) if prompts else np.zeros((0, self.config.model.embed_dim), np.float32)
+        ends = np.cumsum([len(group) * len(templates) for group in names])
+        means = np.stack([part.mean(axis=0) for part in np.split(rows, ends[:-1])]) if names else rows
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+    def classify(self, pictures, class_names: Sequence, templates: Sequence[str] | None = None) -> np.ndarray:
+        """Probabilities [n, N] float32 of the classes for each picture."""
+        logits = self.logit_scale * self.encode_image(pictures) @ self.class_embeddings(class_names, templates).T
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    def _encode(self, program, rows: np.ndarray) -> np.ndarray:
+        devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        parts = []
+        for part in _parts(rows, _BATCH * devices):
+            count = devices * (1 << (-(-len(part) // devices) - 1).bit_length())
+            padded = np.concatenate([part, np.repeat(part[-1:], count - len(part), axis=0)])
+            here = local_rows(self._mesh, count)
+            placed = place_rows(self._mesh, padded[here], here, count)
+            parts.append(np.asarray(program(self._params, placed))[: len(part)])
+        return np.concatenate(parts) if parts else np.zeros((0, self.config.model.embed_dim), np.float32)
+
+    @functools.cached_property
+    def _image_program(self):
+        return self._program(lambda model, pixels: model.encode_image(pixels))
+
+    @functools.cached_property
+    def _text_program(self):
+        return self._program(lambda model, tokens: model.encode_text(tokens))
+
+    def _program(self, encode):
+        graph = self._graph
+        return jax.jit(
+            lambda params, rows: unit(encode(nnx.merge(graph, params), rows)), out_shardings=replicated(self._mesh)
+        )
+
+
+def load(path: str | os.PathLike) -> Bundle:
+    """The Bundle of a checkpoint: a run's working directory (newest complete step) or one `checkpoints/STEP`.
+
+    Raises UserError for anything else, and for parameters that do not fit the model that the checkpoint describes.
+    """
+    saved = checkpoints.read(path)
+    _check_tokenizer(saved)
+    check_fit(saved, saved.config)
+    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    params, stats = jax.device_put((saved.params, saved.batch_stats), replicated(mesh))
+    name = str(path) if saved.path == pathlib.Path(path).absolute() else f"{path} step {saved.step}"
+    return Bundle(merge(saved.config, params, stats), saved.config, name=name, step=saved.step, mesh=mesh)
+
+
+def make_module(config: Config, seed=0) -> CLIP:
+    """The freshly initialised module of a config, from a number or a key; call inside `jit` or `nnx.eval_shape`.
+
+    Blocks are unrolled on CPU, where a scan costs a fifth of the step, and scanned elsewhere.
+    """
+    unroll = True if jax.default_backend() == "cpu" else 1
+    dtype = compute_dtype(config.precision)
+    return CLIP(config.model, rngs=nnx.Rngs(seed), dtype=dtype, remat=config.remat, unroll=unroll)
+
+
+def merge(config: Config, params: dict, batch_stats: dict) -> CLIP:
+    """The module of a config with these parameters and running averages (nested dicts), in evaluation mode."""
+    graph, own_params, own_stats = nnx.split(nnx.eval_shape(lambda: make_module(config)), nnx.Param, nnx.BatchStat)
+    nnx.replace_by_pure_dict(own_params, params)
+    nnx.replace_by_pure_dict(own_stats, batch_stats)
+    model = nnx.merge(graph, own_params, own_stats)
+    model.eval()
+    return model
+
+
+def check_fit(saved: checkpoints.Saved, config: Config) -> None:
+    """Raise UserError, listing every tensor, where a checkpoint's parameters are not those of the config's model."""
+    _, params, stats = nnx.split(nnx.eval_shape(lambda: make_module(config)), nnx.Param, nnx.BatchStat)
+    wanted = {**flatten(params), **flatten(stats)}
+    found = {**flatten(saved.params), **flatten(saved.batch_stats)}
+    rows = [f"{path} is missing" for path in wanted.keys() - found.keys()]
+    rows += [f"{path} is not part of the model" for path in found.keys() - wanted.keys()]
+    rows += [
+        f"{path} is {found[path].shape}, expected {wanted[path].shape}"
+        for path in wanted.keys() & found.keys()
+        if found[path].shape != wanted[path].shape
+    ]
+    if rows:
+        raise UserError(f"{saved.path}: " + "; ".join(sorted(rows)) + ".")
+
+
+def _check_tokenizer(saved: checkpoints.Saved) -> None:
+    theirs, ours = saved.metadata["tokenizer"].get("sha256"), text.identity()["sha256"]
+    if theirs != ours:
+        raise UserError(f"{saved.path}: made with a tokenizer of sha256 {theirs}, this program has {ours}.")
+
+
+def _whole(leaf):
+    """The array with all its parts on this process."""
+    if getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated:
+        return leaf
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def _parts(rows, size: int) -> Iterator:
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]

@@ -1,0 +1,167 @@
+"""Checkpoints: orbax directories that hold all that evaluation, conversion and serving need.
+
+`checkpoints/STEP/` has two items: `metadata` (JSON: format_version, config, tokenizer, preprocessing, activation, model
+step) and `state` (the whole train state). Reading one for evaluation takes metadata, parameters and running averages.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from clipjax import text
+from clipjax.config import Config, from_json
+from clipjax.errors import UserError
+
+FORMAT_VERSION = 1
+
+
+class Saved(NamedTuple):
+    """What a checkpoint gives to those who only use the model."""
+
+    path: pathlib.Path
+    step: int
+    metadata: dict
+    config: Config
+    params: dict  # nested, numpy float32
+    batch_stats: dict
+
+
+class Checkpoints:
+    """The checkpoints of a run: asynchronous saves of which the newest `keep` and the best-scored one stay."""
+
+    def __init__(self, directory: pathlib.Path, config: Config):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as managers
+
+        # Both are needed: without the policy the newest steps are pruned, without best_fn no score is stored.
+        keep = [managers.LatestN(config.keep_checkpoints), managers.BestN(get_metric_fn=_score, n=1)]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy(keep),
+            best_fn=_score,
+            best_mode="max",
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(pathlib.Path(directory).absolute(), options=options)
+        self._metadata = make_metadata(config)
+
+    def latest_step(self) -> int | None:
+        """The newest complete step, or None."""
+        self._manager.wait_until_finished()
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, score: float | None = None) -> None:
+        """Start saving; returns as soon as the state may change. `score` (higher is better) decides what is best."""
+        import orbax.checkpoint as ocp
+
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(metadata=ocp.args.JsonSave(self._metadata), state=ocp.args.StandardSave(state))
+        self._manager.save(step, args=items, metrics=None if score is None else {"score": score}, force=True)
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state of a step, laid out as `abstract_state` says, whatever mesh it was saved from."""
+        import orbax.checkpoint as ocp
+
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), metadata=ocp.args.JsonRestore()),
+        )
+        _check_version(items["metadata"], self._manager.directory / str(step))
+        return items["state"]
+
+    def close(self) -> None:
+        """Wait for the last save."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def make_metadata(config: Config) -> dict:
+    """What a checkpoint says of itself: enough to use it alone on another machine."""
+    image = config.model.image
+    return {
+        "format_version": FORMAT_VERSION,
+        "config": dataclasses.asdict(config),
+        "tokenizer": {**text.identity(), "context_length": config.model.text.context_length},
+        "preprocessing": {
+            "image_size": image.image_size,
+            "mean": list(image.mean),
+            "std": list(image.std),
+            "interpolation": image.interpolation,
+        },
+        "activation": config.model.activation,
+    }
+
+
+def find(path: str | pathlib.Path) -> pathlib.Path:
+    """The step directory that `path` means: itself, or the newest complete one of a run or of its `checkpoints`."""
+    path = pathlib.Path(path).absolute()
+    if not path.is_dir():
+        raise UserError(f"{path}: no such directory. Give a run's working directory or one of its checkpoints/STEP.")
+    if _complete(path):
+        return path
+    for folder in (path / "checkpoints", path):
+        steps = sorted(
+            (int(item.name), item) for item in _subfolders(folder) if item.name.isdigit() and _complete(item)
+        )
+        if steps:
+            return steps[-1][1]
+    raise UserError(f"{path}: no complete checkpoint is in it (looked for checkpoints/STEP). Train one first.")
+
+
+def read(path: str | pathlib.Path) -> Saved:
+    """Metadata, parameters and running averages of the checkpoint that `path` means, on the host."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    directory = find(path)
+    metadata = _read_metadata(directory)
+    config = from_json(json.dumps(metadata["config"]), f"{directory}/metadata")
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            known = reader.metadata(directory / "state").item_metadata.tree
+            wanted = {name: known[name] for name in ("params", "batch_stats") if known.get(name)}
+            wanted = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), wanted)
+            kinds = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            found = reader.restore(
+                directory / "state", args=ocp.args.PyTreeRestore(wanted, restore_args=kinds, partial_restore=True)
+            )
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"{directory}: the state cannot be read ({_first_line(error)}).") from None
+    step = int(directory.name) if directory.name.isdigit() else 0
+    return Saved(directory, step, metadata, config, found["params"], found.get("batch_stats") or {})
+
+
+def _read_metadata(directory: pathlib.Path) -> dict:
+    file = directory / "metadata" / "metadata"
+    try:
+        metadata = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({_first_line(error)}).") from None
+    _check_version(metadata, directory)
+    return metadata
+
+
+def _check_version(metadata: dict, directory) -> None:
+    version = metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{directory}: format_version {version!r}, expected {FORMAT_VERSION}. Use the version that wrote it."
+        )
+
+
+def _complete(directory: pathlib.Path) -> bool:
+    return (directory / "metadata" / "metadata").is_file() and (directory / "state").is_dir()
+
+
+def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [item for item in folder.iterdir() if item.is_dir()] if folder.is_dir() else []
+
+
+def _score(metrics: dict | None) -> float:
+    return metrics["score"] if metrics else float("-inf")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -1,0 +1,151 @@
+"""The command line: parse, call one function, print. Exit codes: 0 done, 1 our fault, 2 user's mistake, 75 stopped."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from clipjax.errors import UserError
+from clipjax.progress import say
+
+_STOPPED = 75
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`clipjax COMMAND …`; returns the exit code."""
+    return _run(_parser(), argv)
+
+
+def evaluate_main(argv: Sequence[str] | None = None) -> int:
+    """`clipjax-evaluate …`: the evaluation alone; it loads no training code."""
+    parser = _Parser(prog="clipjax-evaluate", description=_evaluate.__doc__, allow_abbrev=False)
+    _evaluate_arguments(parser)
+    return _run(parser, argv)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message}. See {self.prog} --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="clipjax", description="Train, adapt and evaluate CLIP in JAX.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, function, example: str):
+        command = commands.add_parser(
+            name,
+            help=function.__doc__,
+            description=function.__doc__,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.set_defaults(function=function)
+        return command
+
+    command = add(
+        "train", _train, "clipjax train --config=configs/demo.py --workdir=runs/demo --config.total_steps=100"
+    )
+    _config_arguments(command)
+    command.add_argument("--workdir", required=True, help="where the run lives; a run found there goes on")
+
+    command = add(
+        "evaluate", _evaluate, "clipjax evaluate --checkpoint=runs/demo --data=runs/demo/data/zeroshot --out=out"
+    )
+    _evaluate_arguments(command)
+
+    command = add("prepare", _prepare, "clipjax prepare demo --out=runs/demo/data")
+    command.add_argument("name", choices=["demo"], help="the data set to make")
+    command.add_argument("--out", required=True, help="the folder to write")
+    command.add_argument("--seed", type=int, default=0)
+
+    command = add(
+        "inspect", _inspect, "clipjax inspect --config=configs/flickr8k.py --config.data.train='D/train/*.tar'"
+    )
+    _config_arguments(command)
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
+    parser.add_argument(
+        "--config.KEY", dest="_", metavar="VALUE", help="override one key, such as --config.batch_size=64"
+    )
+    parser.set_defaults(function_takes_overrides=True)
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(function=_evaluate)
+    parser.add_argument("--checkpoint", required=True, help="a run's working directory or one of its checkpoints/STEP")
+    parser.add_argument("--data", required=True, action="append", help="a folder to score; may be given several times")
+    parser.add_argument("--out", required=True, help="where report.json and report.html go")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures encoded at a time (default %(default)s)")
+
+
+def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    try:
+        args, rest = parser.parse_known_args(argv)
+        args.overrides = [item for item in rest if item.startswith("--config.")]
+        surplus = [item for item in rest if item not in args.overrides or not hasattr(args, "config")]
+        if surplus:
+            raise UserError(f"{surplus[0]}: not an option of this command. See {parser.prog} --help.")
+        return args.function(args) or 0
+    except UserError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _train(args) -> int:
+    """Train a model from a config; started again, it goes on from its last checkpoint."""
+    config = _resolved(args)
+    from clipjax.parallel import runtime
+
+    runtime.start()
+    from clipjax.training.loop import Stopped, train
+
+    try:
+        train(config, args.workdir)
+    except Stopped as stopped:
+        say(f"{stopped}")
+        return _STOPPED
+    return 0
+
+
+def _evaluate(args) -> None:
+    """Score a checkpoint on folders of pictures, and write report.json and report.html."""
+    from clipjax.parallel import runtime
+
+    runtime.start()
+    from clipjax.evaluation.suite import evaluate
+
+    for row in evaluate(args.checkpoint, args.data, args.out, batch_size=args.batch_size):
+        print(f"{row.dataset}  {row.metric}  {row.value:.4f}  [{row.low:.4f}, {row.high:.4f}]  n={row.n}")
+    print(f"report: {pathlib.Path(args.out) / 'report.html'}")
+
+
+def _prepare(args) -> None:
+    """Make the demo data set: drawn shapes with captions, in the layout of real data."""
+    from clipjax.data.demo import prepare_demo
+
+    print(prepare_demo(args.out, seed=args.seed))
+
+
+def _inspect(args) -> None:
+    """Look at the training data of a config: counts, captions, sizes, what cannot be read."""
+    from clipjax.data.inspect import inspect
+
+    print(inspect(_resolved(args)))
+
+
+def _resolved(args):
+    """The Config of `--config=FILE` and its overrides, printed."""
+    from clipjax.config import as_json, resolve
+    from clipjax.config.files import read
+
+    config = resolve(read(args.config, args.overrides))
+    say(as_json(config))
+    return config

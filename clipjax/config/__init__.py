@@ -1,0 +1,28 @@
+"""What a run is made of: frozen dataclasses, checked once in `resolve`."""
+
+from clipjax.config.data import DataConfig
+from clipjax.config.mesh import MeshConfig
+from clipjax.config.model import ImageConfig, ModelConfig, TextConfig
+from clipjax.config.optimizer import OptimizerConfig
+from clipjax.config.presets import preset, preset_names
+from clipjax.config.resolve import as_configdict, as_json, default_config, from_json, judge_devices, resolve
+from clipjax.config.training import Config, LossConfig
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "ImageConfig",
+    "LossConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "TextConfig",
+    "as_configdict",
+    "as_json",
+    "default_config",
+    "from_json",
+    "judge_devices",
+    "preset",
+    "preset_names",
+    "resolve",
+]

@@ -1,0 +1,73 @@
+"""The model section: two towers and what joins them."""
+
+from dataclasses import dataclass, field
+
+from clipjax.config.checks import at_least, one_of
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Image tower, a vision transformer, and the preprocessing that its pictures need (sizes in pixels)."""
+
+    image_size: int = 224
+    patch_size: int = 32
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+    interpolation: str = "bicubic"
+
+    def mistakes(self) -> list[str]:
+        """What is wrong with the section on its own, one line each."""
+        rows = at_least(self, 1, "image_size", "patch_size", "width", "layers", "heads")
+        if not rows and self.image_size % self.patch_size:
+            rows.append(f"image_size: {self.image_size} does not divide by patch_size={self.patch_size}")
+        if not rows and self.width % self.heads:
+            rows.append(f"heads: {self.heads} does not divide width={self.width}")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != 3:
+                rows.append(f"{name}: {getattr(self, name)} should be three numbers, one a colour channel")
+        if any(value <= 0 for value in self.std):
+            rows.append(f"std: {self.std} should be positive")
+        return rows + one_of(self, "interpolation", "bicubic", "bilinear")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Text tower: a causal transformer, pooled at the first `end_token`."""
+
+    context_length: int = 77
+    vocab_size: int = 49408
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    end_token: int = 49407
+    weights_dtype: str = "float32"
+
+    def mistakes(self) -> list[str]:
+        """What is wrong with the section on its own, one line each."""
+        rows = at_least(self, 1, "vocab_size", "width", "layers", "heads") + at_least(self, 3, "context_length")
+        if not rows and self.width % self.heads:
+            rows.append(f"heads: {self.heads} does not divide width={self.width}")
+        if not 0 <= self.end_token < self.vocab_size:
+            rows.append(f"end_token: {self.end_token} is outside of vocab_size={self.vocab_size}")
+        return rows + one_of(self, "weights_dtype", "float32")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A CLIP model. `preset` names the row that fills whatever else is left unset."""
+
+    preset: str = "ViT-B/32"
+    embed_dim: int = 512
+    activation: str = "quick_gelu"
+    image: ImageConfig = field(default_factory=ImageConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+
+    def mistakes(self) -> list[str]:
+        """What is wrong with the section on its own, one line each."""
+        return at_least(self, 1, "embed_dim") + one_of(self, "activation", "quick_gelu", "gelu")

@@ -1,0 +1,60 @@
+"""The whole configuration: what a run is made of, and the sections below it."""
+
+from dataclasses import dataclass, field
+
+from clipjax.config.checks import at_least, one_of
+from clipjax.config.data import DataConfig
+from clipjax.config.mesh import MeshConfig
+from clipjax.config.model import ModelConfig
+from clipjax.config.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The contrastive loss; `block_size` is the side of the tiles, in rows."""
+
+    kind: str = "softmax"
+    method: str = "auto"
+    block_size: int = 1024
+
+    def mistakes(self) -> list[str]:
+        """What is wrong with the section on its own, one line each."""
+        rows = one_of(self, "kind", "softmax") + one_of(self, "method", "auto", "ring", "gather")
+        return rows + at_least(self, 1, "block_size")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run. Give exactly one of `total_steps` and `total_samples`.
+
+    `checkpoint_every` and `evaluate_every` count steps (0: only at the end, never). `max_skipped_steps` is how many
+    steps in a row may be skipped for a gradient that is not finite before the run stops. `init_from` is a checkpoint
+    to take the parameters from. `batch_size` is global.
+    """
+
+    seed: int = 0
+    batch_size: int = 256
+    total_steps: int | None = None
+    total_samples: int | None = None
+    micro_batch_size: int | None = None
+    precision: str = "float32"
+    remat: str = "none"
+    init_from: str | None = None
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    evaluate_every: int = 0
+    max_skipped_steps: int = 10
+    wandb_project: str = ""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def mistakes(self) -> list[str]:
+        """What is wrong at the top level on its own, one line each."""
+        rows = at_least(self, 1, "batch_size", "keep_checkpoints", "max_skipped_steps")
+        rows += at_least(self, 0, "seed", "checkpoint_every", "evaluate_every")
+        if self.micro_batch_size not in (None, self.batch_size):
+            rows.append(f"micro_batch_size: {self.micro_batch_size} should be unset or batch_size={self.batch_size}")
+        return rows + one_of(self, "precision", "float32", "bfloat16") + one_of(self, "remat", "none", "block")

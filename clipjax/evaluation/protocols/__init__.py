@@ -1,0 +1,1 @@
+"""How embeddings become numbers: one file a protocol."""

@@ -1,0 +1,40 @@
+"""The reader's own pictures on the page: small JPEGs as data URIs, up to a number of bytes for the whole page."""
+
+import base64
+import io
+
+from PIL import Image
+
+from clipjax.evaluation.datasets import Sample
+from clipjax.images.decode import decode
+
+SIDE = 128  # pixels, the longer side
+
+
+class Thumbnails:
+    """Makes data URIs until `budget` bytes are spent; after that the answer is None and the page says so."""
+
+    def __init__(self, budget: int = 2_000_000):
+        self.left = budget
+        self.full = False
+        self._made: dict[str, str] = {}
+
+    def __call__(self, sample: Sample) -> str | None:
+        """The sample's picture as a data URI, or None where the page is full."""
+        name = f"{sample.path}:{sample.offset}"
+        if name not in self._made:
+            uri = "data:image/jpeg;base64," + base64.b64encode(_jpeg(sample)).decode()
+            if len(uri) > self.left:
+                self.full = True
+                return None
+            self.left -= len(uri)
+            self._made[name] = uri
+        return self._made[name]
+
+
+def _jpeg(sample: Sample) -> bytes:
+    image = decode(sample.read(), sample.key)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    image.convert("RGB").save(stream, "JPEG", quality=72, optimize=True)
+    return stream.getvalue()

@@ -1,0 +1,119 @@
+"""`evaluate`: data sets in, embeddings, scores, report.json and report.html out."""
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipjax.errors import UserError
+from clipjax.evaluation.datasets import Dataset, open_datasets
+from clipjax.evaluation.embed import Embeddings, embed
+from clipjax.evaluation.protocols import retrieval, zeroshot
+from clipjax.evaluation.report.page import page
+from clipjax.evaluation.report.record import Scored, record
+from clipjax.evaluation.results import Result
+
+if TYPE_CHECKING:
+    from clipjax.bundle import Bundle
+
+# protocol → what ranks, what scores the ranking
+_PROTOCOLS = {"zeroshot": (zeroshot.predict, zeroshot.score), "retrieval": (retrieval.search, retrieval.score)}
+
+
+def evaluate(
+    bundle_or_path: "Bundle | str | Path",
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    batch_size: int = 64,
+    curves: list[dict] | None = None,
+) -> list[Result]:
+    """Score a checkpoint on the data sets at `data` and write `out`/report.json and `out`/report.html.
+
+    `data` is a folder or several, in the layouts of datasets.py. Embeddings are kept in `out`/embeddings, for the next
+    time. `curves` are lines of a metrics.jsonl; by default those of the run that the checkpoint lies in.
+    Raises UserError for a path that is no checkpoint and for data that cannot be scored.
+    """
+    datasets, out = open_datasets(data), _folder(out)
+    bundle = bundle_or_path
+    if isinstance(bundle_or_path, str | Path):
+        from clipjax.bundle import load
+
+        bundle = load(bundle_or_path)
+        curves = _curves(Path(bundle_or_path)) if curves is None else curves
+    scored = [_scored(bundle, dataset, batch_size, _cache(out, dataset)) for dataset in datasets]
+    _write(bundle, scored, out, curves or [])
+    return [result for part in scored for result in part.results]
+
+
+def evaluate_live(
+    bundle: "Bundle",
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    batch_size: int = 64,
+    curves: list[dict] | None = None,
+    write: bool = True,
+) -> list[Result]:
+    """`evaluate` for a model in training: nothing is kept for a next time, and only a host with `write` writes."""
+    scored = [_scored(bundle, dataset, batch_size, None) for dataset in open_datasets(data)]
+    if write:
+        _write(bundle, scored, _folder(out), curves or [])
+    return [result for part in scored for result in part.results]
+
+
+def _scored(bundle: "Bundle", dataset: Dataset, batch_size: int, cache: Path | None) -> Scored:
+    embeddings: Embeddings = embed(bundle, dataset, batch_size=batch_size, cache=cache)
+    rank, score = _PROTOCOLS[dataset.protocol]
+    found = rank(embeddings)
+    return Scored(dataset, embeddings, score(dataset, embeddings, found), found)
+
+
+def _cache(out: Path, dataset: Dataset) -> Path:
+    return out / "embeddings" / f"{dataset.name.strip('/').replace('/', '-')}.npz"
+
+
+def _write(bundle: "Bundle", scored: list[Scored], out: Path, curves: list[dict]) -> None:
+    """The page first, then the record: where report.json stands, the report is complete."""
+    content = record(bundle, scored, created=datetime.now(UTC).isoformat(timespec="seconds"))
+    _replace(out / "report.html", page(content, scored, curves))
+    _replace(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _folder(out: str | Path) -> Path:
+    """The folder, made if it is absent."""
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out: {out} cannot be made a folder ({error.strerror}). Give another place.") from error
+    return Path(out)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write under a temporary name and rename, so that no reader sees half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _curves(path: Path) -> list[dict]:
+    """Lines of the metrics.jsonl of the run at `path`, or of the run that the checkpoint at `path` lies in.
+
+    One line a step: what a resumed run wrote last. Half a line, left by a kill, is passed over.
+    """
+    for folder in (path, *path.resolve().parents[:2]):
+        file = folder / "metrics.jsonl"
+        if file.is_file():
+            lines = [_json(line) for line in file.read_text("utf-8", "replace").split("\n")]
+            steps = {line["step"]: line for line in lines if isinstance(line, dict) and "step" in line}
+            return [steps[step] for step in sorted(steps)]
+    return []
+
+
+def _json(line: str):
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

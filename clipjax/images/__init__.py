@@ -1,0 +1,1 @@
+"""Pictures: bytes to Pillow images, the released preprocessing, and the training crops."""

@@ -1,0 +1,66 @@
+"""CLIP: an image tower and a text tower that meet in one embedding space.
+
+Parameter paths (layers: the leading axis of a tower's blocks; p: patch side; qkv: query, key, value in this order):
+
+    logit_scale []
+    image/patch/kernel [p, p, 3, W]             text/token_embedding [vocabulary, W]
+    image/class_embedding [W]                   text/positional_embedding [context, W]
+    image/positional_embedding [T, W]
+    image/ln_pre/{scale,bias} [W]
+    image/blocks/...                            text/blocks/...
+        ln_1/{scale,bias}, ln_2/{scale,bias}    [layers, W]
+        attention/qkv/{kernel,bias}             [layers, W, 3, W], [layers, 3, W]
+        attention/out/{kernel,bias}             [layers, W, W], [layers, W]
+        mlp/fc/{kernel,bias}                    [layers, W, 4W], [layers, 4W]
+        mlp/proj/{kernel,bias}                  [layers, 4W, W], [layers, W]
+    image/ln_post/{scale,bias} [W]              text/ln_final/{scale,bias} [W]
+    image/projection/kernel [W, E]              text/projection/kernel [W, E]
+
+Heads are contiguous in the last axis of qkv and the first of out, so dividing those axes divides by heads.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from clipjax.config import ModelConfig
+from clipjax.models.layers import unit
+from clipjax.models.text import TextTransformer
+from clipjax.models.vision import VisionTransformer
+
+
+class Features(NamedTuple):
+    """What the loss compares: float32 unit rows of both towers and the factor of their products."""
+
+    image: jax.Array  # [B, E]
+    text: jax.Array  # [B, E]
+    logit_scale: jax.Array  # [], exponentiated
+
+
+class CLIP(nnx.Module):
+    """The model of a config. Parameters are float32; `dtype` is what the matmuls of both towers compute in.
+
+    LayerNorm, softmax and normalisation are float32 whatever the dtype, and so are the features. remat: "none", or
+    "block" to keep only the input of each block for the gradient. unroll: see `transformer.run`; True suits CPU.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, remat="none", unroll=1):
+        options = dict(activation=config.activation, dtype=dtype, remat=remat, unroll=unroll, rngs=rngs)
+        self.image = VisionTransformer(config.image, config.embed_dim, **options)
+        self.text = TextTransformer(config.text, config.embed_dim, **options)
+        self.logit_scale = nnx.Param(jnp.asarray(math.log(1 / 0.07), jnp.float32))  # paper, 2.5
+
+    def encode_image(self, pixels):
+        """pixels [n, height, width, 3] float32, preprocessed -> [n, E] float32, not normalised."""
+        return self.image(pixels)
+
+    def encode_text(self, tokens):
+        """tokens [n, L] int32, L <= context_length -> [n, E] float32, not normalised."""
+        return self.text(tokens)
+
+    def __call__(self, pixels, tokens) -> Features:
+        image, text = self.encode_image(pixels), self.encode_text(tokens)
+        return Features(unit(image), unit(text), jnp.exp(self.logit_scale[...]))

@@ -1,0 +1,89 @@
+"""The small layers that both towers are made of: linear map, layer normalisation, activations, initialisers."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # CLIP's release, both towers
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # exact erf form, most later models
+}
+
+
+class Linear(nnx.Module):
+    """x [..., inputs] -> x @ kernel + bias [..., *outputs], multiplied in `dtype`; parameters stay float32.
+
+    `outputs` may be a tuple: the fused query, key and value map has kernel [W, 3, W], whose last axis divides by heads.
+    """
+
+    def __init__(self, inputs, outputs, *, kernel_init, bias_init=None, dtype=jnp.float32, out_dtype=None, rngs):
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (inputs, *outputs), jnp.float32))
+        self.bias = nnx.Param(bias_init(rngs.params(), outputs, jnp.float32)) if bias_init else None
+        self.dtype, self.out_dtype = dtype, out_dtype
+
+    def __call__(self, x):
+        bias = None if self.bias is None else self.bias[...]
+        return dense(x, self.kernel[...], bias, self.dtype, self.out_dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis: epsilon 1e-5, biased variance, gain and bias, all in float32; returns `dtype`.
+
+    The variance is the mean of squared deviations (two passes): E[x²] - E[x]² loses every digit where |mean| >> std.
+    """
+
+    def __init__(self, width, *, dtype=jnp.float32):
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x):
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-5)
+        return (x * _as_rank(self.scale[...], x.ndim) + _as_rank(self.bias[...], x.ndim)).astype(self.dtype)
+
+
+class MLP(nnx.Module):
+    """W -> 4W -> W with biases. Biases start as torch's linear layers do, U(±fan_in^-½), not at zero."""
+
+    def __init__(self, width, *, activation, fc_init, proj_init, dtype=jnp.float32, rngs):
+        hidden = 4 * width
+        self.fc = Linear(width, hidden, kernel_init=fc_init, bias_init=uniform(width**-0.5), dtype=dtype, rngs=rngs)
+        self.proj = Linear(
+            hidden, width, kernel_init=proj_init, bias_init=uniform(hidden**-0.5), dtype=dtype, rngs=rngs
+        )
+        self.activation = activation
+
+    def __call__(self, x):
+        return self.proj(ACTIVATIONS[self.activation](self.fc(x)))
+
+
+def dense(x, kernel, bias, dtype, out_dtype=None):
+    """x [..., I] times kernel [I, ...], plus bias if there is one; multiplied in `dtype`, returned in `out_dtype`."""
+    contract = (((x.ndim - 1,), (0,)), ((), ()))
+    y = jax.lax.dot_general(x.astype(dtype), kernel.astype(dtype), contract, preferred_element_type=out_dtype)
+    return y if bias is None else y + _as_rank(bias.astype(y.dtype), y.ndim)
+
+
+def normal(std):
+    """Initialiser N(0, std²)."""
+    return jax.nn.initializers.normal(std)
+
+
+def uniform(bound):
+    """Initialiser U(-bound, bound), whose standard deviation is bound / √3."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def unit(features):
+    """Rows [n, E] divided by their length, in float32. A zero row stays zero instead of NaN."""
+    features = features.astype(jnp.float32)
+    squared = jnp.square(features).sum(-1, keepdims=True)
+    return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+
+def _as_rank(x, rank):
+    """Leading axes of size 1 up to `rank`, so that adding it is no implicit rank promotion."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape)

@@ -1,0 +1,51 @@
+"""The text tower: a causal transformer that reads a caption off at its end token."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from clipjax.config import TextConfig
+from clipjax.errors import UserError
+from clipjax.models.layers import LayerNorm, Linear, normal
+from clipjax.models.transformer import BlockInit, run, stack
+
+
+class TextTransformer(nnx.Module):
+    """tokens [n, L] int32, L <= context_length -> [n, E] float32, not normalised.
+
+    A caption's feature stands at its first end token. No token sees a later one, so what follows the end token, and
+    any length L that holds every end token, changes nothing. There is no padding mask. A row without end token is
+    read at position 0; the tokenizer always writes one. Initialised as the release is (open_clip: the same).
+    """
+
+    def __init__(self, config: TextConfig, embed_dim, *, activation, dtype, remat, unroll, rngs):
+        width = config.width
+        std, residual_std = width**-0.5, width**-0.5 * (2 * config.layers) ** -0.5
+        tokens, positions = (config.vocab_size, width), (config.context_length, width)
+        self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), tokens, jnp.float32))
+        self.positional_embedding = nnx.Param(normal(0.01)(rngs.params(), positions, jnp.float32))
+        self.blocks = stack(
+            config.layers,
+            width,
+            config.heads,
+            activation=activation,
+            causal=True,
+            init=BlockInit(
+                qkv=normal(std), out=normal(residual_std), fc=normal((2 * width) ** -0.5), proj=normal(residual_std)
+            ),
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.ln_final = LayerNorm(width, dtype=dtype)
+        self.projection = Linear(
+            width, embed_dim, kernel_init=normal(std), dtype=dtype, out_dtype=jnp.float32, rngs=rngs
+        )
+        self.config, self.dtype, self.remat, self.unroll = config, dtype, remat, unroll
+
+    def __call__(self, tokens):
+        length, longest = tokens.shape[1], self.config.context_length
+        if length > longest:
+            raise UserError(f"texts: {length} tokens a row found, at most {longest} expected. Tokenize to that length.")
+        x = self.token_embedding[...][tokens] + self.positional_embedding[...][None, :length]  # [n, L, W]
+        end = jnp.argmax(tokens == self.config.end_token, axis=1)  # [n] the first one
+        x = run(self.blocks, x.astype(self.dtype), end, remat=self.remat, unroll=self.unroll)  # [n, W]
+        return self.projection(self.ln_final(x))

@@ -1,0 +1,74 @@
+"""The image tower: a vision transformer with one more LayerNorm before its blocks (paper, 2.4)."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from clipjax.config import ImageConfig
+from clipjax.errors import UserError
+from clipjax.models.layers import LayerNorm, Linear, dense, normal, uniform
+from clipjax.models.transformer import BlockInit, run, stack
+
+
+class VisionTransformer(nnx.Module):
+    """pixels [n, image_size, image_size, 3] float32, preprocessed -> [n, E] float32, not normalised.
+
+    Initialised as the release is: its vision blocks keep torch's defaults, U(±fan_in^-½), and Xavier for qkv.
+    """
+
+    def __init__(self, config: ImageConfig, embed_dim, *, activation, dtype, remat, unroll, rngs):
+        width, patch = config.width, config.patch_size
+        tokens = (config.image_size // patch) ** 2 + 1
+        small = normal(width**-0.5)
+        self.patch = PatchEmbedding(patch, width, dtype=dtype, rngs=rngs)
+        self.class_embedding = nnx.Param(small(rngs.params(), (width,), jnp.float32))
+        self.positional_embedding = nnx.Param(small(rngs.params(), (tokens, width), jnp.float32))
+        self.ln_pre = LayerNorm(width, dtype=dtype)
+        self.blocks = stack(
+            config.layers,
+            width,
+            config.heads,
+            activation=activation,
+            causal=False,
+            init=BlockInit(
+                qkv=uniform((1.5 / width) ** 0.5),  # Xavier over torch's [3W, W]
+                out=uniform(width**-0.5),
+                fc=uniform(width**-0.5),
+                proj=uniform((4 * width) ** -0.5),
+            ),
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.ln_post = LayerNorm(width, dtype=dtype)
+        self.projection = Linear(width, embed_dim, kernel_init=small, dtype=dtype, out_dtype=jnp.float32, rngs=rngs)
+        self.config, self.dtype, self.remat, self.unroll = config, dtype, remat, unroll
+
+    def __call__(self, pixels):
+        size = self.config.image_size
+        if pixels.shape[1:] != (size, size, 3):
+            raise UserError(
+                f"images: shape {pixels.shape} found, [n, {size}, {size}, 3] expected. Preprocess them first."
+            )
+        x = self.patch(pixels)  # [n, g², W]
+        first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
+        x = jnp.concatenate([first, x], axis=1)  # [n, T, W]
+        x = self.ln_pre(x + self.positional_embedding[...].astype(x.dtype)[None])
+        x = run(self.blocks, x, 0, remat=self.remat, unroll=self.unroll)  # [n, W], the class token
+        return self.projection(self.ln_post(x))
+
+
+class PatchEmbedding(nnx.Module):
+    """pixels [n, g·p, g·p, 3] -> [n, g², W], rows of patches first: a p×p convolution of stride p without bias.
+
+    Written as reshape and matmul, which gives the same numbers and is faster on CPU; kernel [p, p, 3, W] (HWIO).
+    """
+
+    def __init__(self, patch, width, *, dtype, rngs):
+        init = uniform((3 * patch * patch) ** -0.5)
+        self.kernel = nnx.Param(init(rngs.params(), (patch, patch, 3, width), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, pixels):
+        patch, _, _, width = self.kernel.shape
+        n, grid = len(pixels), pixels.shape[1] // patch
+        x = pixels.reshape(n, grid, patch, grid, patch, 3).transpose(0, 1, 3, 2, 4, 5)  # [n, g, g, p, p, 3]
+        return dense(x.reshape(n, grid * grid, -1), self.kernel[...].reshape(-1, width), None, self.dtype)

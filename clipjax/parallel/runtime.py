@@ -1,0 +1,38 @@
+"""How a process starts: the compilation cache, and joining the other processes of a run."""
+
+import os
+import pathlib
+
+from clipjax.errors import UserError
+
+
+def start(cache: bool = True) -> None:
+    """Prepare JAX for this process; call before anything asks for devices.
+
+    Compiled programs are kept in $CLIPJAX_CACHE, else under the user's cache folder, so that a second start is fast.
+    A process with CLIPJAX_COORDINATOR (host:port), CLIPJAX_PROCESSES and CLIPJAX_PROCESS_ID in its environment joins
+    that many others; `launch/local.sh` sets them. Raises UserError if they cannot be read.
+    """
+    import jax
+
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    coordinator = os.environ.get("CLIPJAX_COORDINATOR")
+    if coordinator and not jax.distributed.is_initialized():
+        jax.distributed.initialize(coordinator, _number("CLIPJAX_PROCESSES"), _number("CLIPJAX_PROCESS_ID"))
+
+
+def cache_directory() -> pathlib.Path:
+    """Where files that can be made again lie: $CLIPJAX_CACHE, else $XDG_CACHE_HOME/clipjax, else ~/.cache/clipjax."""
+    given = os.environ.get("CLIPJAX_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(given) if given else pathlib.Path(base) / "clipjax"
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name, "")
+    if not value.isdigit():
+        raise UserError(f"{name}: {value!r} should be a whole number, set together with CLIPJAX_COORDINATOR.")
+    return int(value)

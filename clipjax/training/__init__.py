@@ -1,0 +1,1 @@
+"""The training run: a pure step, and one loop with side effects."""

@@ -1,0 +1,252 @@
+"""The run: the one place with side effects. Resumes by itself, saves when told to stop, evaluates as it goes."""
+
+import json
+import os
+import pathlib
+import signal
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from clipjax import checkpoints
+from clipjax.bundle import Bundle, check_fit, merge
+from clipjax.config import Config, as_json, from_json, judge_devices, resolve
+from clipjax.data.batch import Batch
+from clipjax.data.pipeline import batches
+from clipjax.errors import UserError
+from clipjax.evaluation.suite import evaluate
+from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated, row_sharding
+from clipjax.parallel.sharding import shardings
+from clipjax.progress import Meter, say
+from clipjax.training.optimizer import make_optimizer
+from clipjax.training.state import State, abstract_state, graph_of, init_state
+from clipjax.training.step import make_step
+from clipjax.training.telemetry import Telemetry
+from clipjax.trees import flatten
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its state is saved and the same command goes on from there."""
+
+
+def train(config: Any, workdir: str | os.PathLike) -> Bundle:
+    """Run a config (a ConfigDict or a resolved Config) to its last step and return the model.
+
+    A run found in `workdir` is resumed from its newest complete checkpoint, bit for bit. Raises UserError for mistakes
+    in the config, and `Stopped` after SIGTERM or SIGINT, once the state is saved.
+    """
+    config = config if isinstance(config, Config) else resolve(config)
+    judge_devices(config, jax.device_count())
+    workdir = pathlib.Path(workdir).absolute()
+    _claim(workdir, config)
+    return _Run(config, workdir).finish()
+
+
+class _Run:
+    """What the loop holds on to between steps."""
+
+    def __init__(self, config: Config, workdir: pathlib.Path):
+        self.config, self.workdir = config, workdir
+        self.mesh = make_mesh(config.mesh)
+        self.rows = local_rows(self.mesh, config.batch_size)
+        self.optimizer = make_optimizer(config)
+        self.saver = checkpoints.Checkpoints(workdir / "checkpoints", config)
+        step = self.saver.latest_step()
+        self.first_step = min(step or 0, config.total_steps)
+        self.data = batches(config, start_step=self.first_step, rows=self.rows)  # before the state: it can be wrong
+        if step is None:
+            self.state = _fresh_state(config, self.optimizer, self.mesh)
+        else:
+            self.state = self.saver.restore(step, abstract_state(config, self.optimizer, self.mesh))
+            say(f"resuming {workdir} at step {step:,}")
+        self.program = _compile(config, self.optimizer, self.mesh)
+        self.bad_in_a_row = 0
+        self.evaluated: dict[int, float] = {}
+
+    def finish(self) -> Bundle:
+        """Run to the end; saves at the last step, and before it stops for a signal."""
+        config, start = self.config, time.monotonic()
+        telemetry = Telemetry(self.workdir, config, self.first_step + 1)
+        meter = Meter("training", config.total_steps, "steps", done=self.first_step)
+        pending = None
+        try:
+            with _StopSignal() as stop:
+                for step in range(self.first_step, config.total_steps):
+                    if self.agreed(stop.asked):
+                        pending = self.settle(pending, telemetry, meter)
+                        self.save(step)
+                        raise Stopped(f"stopped at step {step:,}; the same command goes on from there")
+                    began = time.monotonic()
+                    batch = self.place(next(self.data))
+                    waited = time.monotonic() - began
+                    self.state, metrics = self.program(self.state, batch)
+                    # The step before is read while this one runs, so that the device never waits for the host.
+                    pending, ready = (step + 1, metrics, began, waited), pending
+                    self.settle(ready, telemetry, meter)
+                    if self.due(step + 1):
+                        pending = self.settle(pending, telemetry, meter)
+                        self.keep(step + 1)
+                self.settle(pending, telemetry, meter)
+            meter.close()
+            self.summary(time.monotonic() - start)
+        finally:
+            self.saver.close()
+            telemetry.close()
+            self.data.close()
+        return self.bundle(config.total_steps)
+
+    def place(self, batch: Batch) -> Batch:
+        """This process's rows as global arrays."""
+        count = self.config.batch_size
+        return Batch(*(place_rows(self.mesh, part, self.rows, count) for part in batch))
+
+    def settle(self, pending, telemetry: Telemetry, meter: Meter) -> None:
+        """Wait for a step's metrics, write them, and stop the run if too many steps in a row were not finite."""
+        if pending is None:
+            return None
+        step, metrics, began, waited = pending
+        metrics = jax.device_get(metrics)
+        now = time.monotonic()
+        seconds = now - max(began, getattr(self, "settled", began))
+        self.settled = now
+        gradient_finite, finite = metrics.pop("gradient_finite"), bool(metrics.pop("finite"))
+        values = {name: int(value) if name == "skipped_steps" else float(value) for name, value in metrics.items()}
+        rate = self.config.batch_size / max(seconds, 1e-9)
+        values |= {"pairs_per_second": rate, "data_wait_share": min(waited / max(seconds, 1e-9), 1.0)}
+        if (utilisation := telemetry.utilisation(rate)) is not None:
+            values["model_flops_utilisation"] = utilisation
+        telemetry.record(step, values)
+        meter.advance(1, f"loss {values['loss']:.4f} | {rate:,.0f} pairs/s")
+        self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
+        if not finite:
+            self.report_bad(step, values["loss"], gradient_finite)
+        return None
+
+    def report_bad(self, step: int, loss: float, gradient_finite: np.ndarray) -> None:
+        """Say which tensor of a skipped step was not finite first; raise UserError past the limit."""
+        paths = list(flatten(self.state.params))
+        bad = [path for path, good in zip(paths, gradient_finite, strict=True) if not good]
+        first = f"the gradient of {bad[0]}" if bad else "the loss"
+        say(f"step {step:,}: skipped, {first} is not finite (loss {loss:.4g})")
+        if self.bad_in_a_row >= self.config.max_skipped_steps:
+            raise UserError(
+                f"step {step:,}: {self.bad_in_a_row} steps in a row were not finite, first {first} (loss {loss:.4g}). "
+                "Lower optimizer.learning_rate, set optimizer.clip_norm, look at the data; the last checkpoint is good."
+            )
+
+    def due(self, step: int) -> bool:
+        """Whether something is to be kept after so many steps."""
+        every, evaluate_every = self.config.checkpoint_every, self.config.evaluate_every
+        last = step == self.config.total_steps
+        return last or bool(every and step % every == 0) or bool(evaluate_every and step % evaluate_every == 0)
+
+    def keep(self, step: int) -> None:
+        """Evaluate if it is time, then save; the mean of the evaluation's results decides which checkpoint is best."""
+        score = None
+        every = self.config.evaluate_every
+        if every and (step % every == 0 or step == self.config.total_steps):
+            results = evaluate(self.bundle(step), list(self.config.data.evaluate), self.workdir / f"evaluations/{step}")
+            score = float(np.mean([result.value for result in results]))
+        self.save(step, score)
+
+    def save(self, step: int, score: float | None = None) -> None:
+        """Start saving the state."""
+        self.saver.save(step, self.state, score)
+
+    def bundle(self, step: int) -> Bundle:
+        """The live model; the state stays where it is."""
+        params = jax.tree.map(lambda leaf: leaf + 0, self.state.params)  # a copy: the next step donates the state
+        model = merge(self.config, params, self.state.batch_stats)
+        return Bundle(model, self.config, name=f"{self.workdir} step {step}", step=step, mesh=self.mesh)
+
+    def agreed(self, asked: bool) -> bool:
+        """Whether any process was asked to stop; all processes come to the same answer."""
+        if jax.process_count() == 1:
+            return asked
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.process_allgather(np.asarray(asked)).any())
+
+    def summary(self, seconds: float) -> None:
+        """Say at the end what was done and where it lies."""
+        steps = self.config.total_steps - self.first_step
+        rate = steps * self.config.batch_size / max(seconds, 1e-9)
+        say(f"done: {steps:,} steps in {seconds:,.0f} s ({rate:,.0f} pairs/s); data: {self.data.report()}")
+        say(f"checkpoints: {self.workdir}/checkpoints\nmetrics: {self.workdir}/metrics.jsonl")
+        if self.config.evaluate_every:
+            say(f"evaluations: {self.workdir}/evaluations")
+
+
+class _StopSignal:
+    """Turns the first SIGTERM or SIGINT into a flag; a second one acts as usual."""
+
+    def __enter__(self):
+        self.asked = False
+        self._before = {}
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[kind] = signal.signal(kind, self._note)
+            except ValueError:  # not in the main thread: the caller's own handlers stay
+                break
+        return self
+
+    def _note(self, kind, frame):
+        self.asked = True
+        signal.signal(kind, self._before[kind])
+        say("stopping after this step; saving")
+
+    def __exit__(self, *_):
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
+
+
+def _claim(workdir: pathlib.Path, config: Config) -> None:
+    """Write config.json, after holding the config against the one that the run in `workdir` began with.
+
+    Raises UserError where the model has changed; other changes are said in a line.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        before = flatten(json.loads(as_json(from_json(path.read_text(), str(path)))))
+        now = flatten(json.loads(as_json(config)))
+        changed = [key for key in now if now[key] != before.get(key)]
+        model = [f"{key} was {before.get(key)}, is {now[key]}" for key in changed if key.startswith("model/")]
+        if model and (workdir / "checkpoints").exists():
+            raise UserError(f"{path}: the run began with another model ({'; '.join(model)}). Give another --workdir.")
+        if changed:
+            say(
+                "config changed since this run began: "
+                + ", ".join(f"{key} {before.get(key)} -> {now[key]}" for key in changed)
+            )
+    if jax.process_index() != 0:
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(as_json(config) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror}).") from None
+
+
+def _fresh_state(config: Config, optimizer, mesh) -> State:
+    state = init_state(config, optimizer, mesh)
+    if config.init_from is None:
+        return state
+    saved = checkpoints.read(config.init_from)
+    check_fit(saved, config)
+    given = jax.device_put((saved.params, saved.batch_stats), shardings((saved.params, saved.batch_stats), mesh))
+    return state._replace(params=given[0], batch_stats=given[1])
+
+
+def _compile(config: Config, optimizer, mesh):
+    """The jitted step: the state is donated and stays where the rules put it."""
+    shapes = abstract_state(config, optimizer, mesh)
+    places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    rows = row_sharding(mesh)
+    step = make_step(config, optimizer, graph_of(config), mesh)
+    return jax.jit(
+        step, donate_argnums=0, in_shardings=(places, Batch(rows, rows)), out_shardings=(places, replicated(mesh))
+    )

@@ -1,0 +1,77 @@
+"""The training step: a pure function (state, batch) -> (state, metrics)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from clipjax.config import Config
+from clipjax.data.batch import Batch
+from clipjax.images.preprocess import normalize
+from clipjax.losses import contrastive_loss_and_recall
+from clipjax.training.optimizer import learning_rate
+from clipjax.training.state import State
+
+MAX_LOG_SCALE = math.log(100.0)  # paper, 2.5: more than 100 was found to be unstable
+
+
+def make_step(config: Config, optimizer, graph, mesh):
+    """The step of a config: AdamW on the contrastive loss of the global batch.
+
+    A step whose loss or gradient is not finite leaves parameters and moments as they are and is counted.
+    Metrics (float32 scalars unless said): loss, recall_at_1, logit_scale, gradient_norm, parameter_norm,
+    learning_rate, skipped_steps int32, finite bool, and gradient_finite [leaves] bool in the order of the tree.
+    """
+    schedule = learning_rate(config)
+
+    def step(state: State, batch: Batch) -> tuple[State, dict]:
+        (loss, (recall, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, state.batch_stats, batch
+        )
+        leaves = jax.tree.leaves(gradient)
+        gradient_finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
+        finite = jnp.isfinite(loss) & gradient_finite.all()
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = jax.tree.map(jnp.add, state.params, updates)
+        params["logit_scale"] = jnp.minimum(params["logit_scale"], MAX_LOG_SCALE)
+        params, stats, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, stats, opt_state),
+            (state.params, state.batch_stats, state.opt_state),
+        )
+        skipped = state.skipped + jnp.where(finite, 0, 1)
+        metrics = {
+            "loss": loss,
+            "recall_at_1": recall,
+            "logit_scale": jnp.exp(state.params["logit_scale"]),
+            "gradient_norm": _norm(gradient),
+            "parameter_norm": _norm(params),
+            "learning_rate": schedule(state.step - state.skipped),
+            "skipped_steps": skipped,
+            "finite": finite,
+            "gradient_finite": gradient_finite,
+        }
+        return State(state.step + 1, params, stats, opt_state, skipped), metrics
+
+    def loss_of(params, batch_stats, batch: Batch):
+        model = nnx.merge(graph, params, batch_stats)
+        image = config.model.image
+        pixels = normalize(batch.images, image.mean, image.std)  # [B, height, width, 3] float32 global
+        features = model(pixels, batch.tokens)
+        loss, recall = contrastive_loss_and_recall(
+            features.image,
+            features.text,
+            features.logit_scale,
+            mesh=mesh,
+            block_size=config.loss.block_size,
+            method=config.loss.method,
+        )
+        stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        return loss, (recall, stats)
+
+    return step
+
+
+def _norm(tree):
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)))

@@ -1,0 +1,100 @@
+"""What a run tells: metrics.jsonl, TensorBoard, Weights & Biases, and the line on the terminal."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from clipjax.config import Config
+from clipjax.errors import UserError
+from clipjax.models.flops import forward_flops
+
+# Dense bfloat16 peaks in FLOP/s, as the makers state them; a device that is not here has no utilisation reported.
+_PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+class Telemetry:
+    """Writes one record a step to every place configured; does nothing on hosts after the first."""
+
+    def __init__(self, workdir: pathlib.Path, config: Config, first_step: int):
+        """Lines of steps from `first_step` on are dropped from metrics.jsonl: they are about to be run again."""
+        self._first_host = jax.process_index() == 0
+        self._flops_per_pair = 3 * sum(forward_flops(config.model))  # backward costs twice the forward
+        self._peak = _PEAKS.get(jax.devices()[0].device_kind)
+        self._wandb = None
+        if not self._first_host:
+            return
+        from tensorboardX import SummaryWriter
+
+        self._path = workdir / "metrics.jsonl"
+        keep_before(self._path, first_step)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step)
+        if config.wandb_project:
+            self._wandb = _start_wandb(config, workdir)
+
+    def record(self, step: int, values: dict[str, Any]) -> None:
+        """Write the numbers of one step, a JSON object a line."""
+        if not self._first_host:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(values, step=step)
+
+    def utilisation(self, pairs_per_second: float) -> float | None:
+        """Useful model FLOP/s over the devices' peak, in [0, 1]; None where the peak is not known."""
+        if self._peak is None:
+            return None
+        return self._flops_per_pair * pairs_per_second / (self._peak * jax.device_count())
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        if not self._first_host:
+            return
+        self._file.close()
+        self._board.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def keep_before(path: pathlib.Path, step: int) -> None:
+    """Keep only the whole lines of a metrics file whose step is below `step`; a torn last line goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] < step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+def _start_wandb(config: Config, workdir: pathlib.Path):
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(
+            "wandb_project: Weights & Biases is not installed. Run: pip install 'clipjax[wandb]'."
+        ) from None
+    from dataclasses import asdict
+
+    return wandb.init(project=config.wandb_project, dir=str(workdir), config=asdict(config), resume="allow")
