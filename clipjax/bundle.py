@@ -10,9 +10,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from clipjax import checkpoints, images, text
+from clipjax import checkpoints, text
 from clipjax.config import Config, MeshConfig
 from clipjax.errors import UserError
+from clipjax.images.decode import open_image
+from clipjax.images.preprocess import preprocess
 from clipjax.models.clip import CLIP
 from clipjax.models.layers import unit
 from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated
@@ -53,7 +55,7 @@ class Bundle:
 
     def preprocess(self, image) -> np.ndarray:
         """A path, PIL image or uint8 array as the model's input: float32 [image_size, image_size, 3]."""
-        return images.preprocess(images.open_image(image), self.config.model.image)
+        return preprocess(open_image(image), self.config.model.image)
 
     def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
         """int32 [n, context_length]."""

@@ -35,7 +35,10 @@ class Checkpoints:
         from orbax.checkpoint import checkpoint_managers as managers
 
         # Both are needed: without the policy the newest steps are pruned, without best_fn no score is stored.
-        keep = [managers.LatestN(config.keep_checkpoints), managers.BestN(get_metric_fn=_score, n=1)]
+        keep = [
+            managers.LatestN(config.keep_checkpoints),
+            managers.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
+        ]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.AnyPreservationPolicy(keep),
             best_fn=_score,
@@ -120,7 +123,10 @@ def read(path: str | pathlib.Path) -> Saved:
     config = from_json(json.dumps(metadata["config"]), f"{directory}/metadata")
     try:
         with ocp.PyTreeCheckpointer() as reader:
-            known = reader.metadata(directory / "state").item_metadata.tree
+            found = reader.metadata(directory / "state").item_metadata
+            if found is None:
+                raise ValueError("no array metadata in it")
+            known = found.tree
             wanted = {name: known[name] for name in ("params", "batch_stats") if known.get(name)}
             wanted = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), wanted)
             kinds = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)

@@ -1,9 +1,14 @@
 """Config files and `--config.key=value`: the library's type-checked flags, with errors that name the key."""
 
 import difflib
+import functools
 import pathlib
+import runpy
 from collections.abc import Sequence
 from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from clipjax.errors import UserError
 
@@ -11,34 +16,50 @@ from clipjax.errors import UserError
 def read(path: str, overrides: Sequence[str] = ()) -> Any:
     """The ConfigDict of a Python file's `get_config()`, changed by `--config.key=value` arguments.
 
-    Raises UserError that names the file and line, or the key and what it should be.
+    What follows a colon in `path` is passed to `get_config`. Raises UserError that names the file and line, or the key
+    and what it should be.
     """
-    file = pathlib.Path(path.split(":")[0])
-    if not file.is_file():
+    config = _run(*path.split(":", 1))
+    for item in overrides:
+        _check_key(config, item)
+    return _override(config, overrides)
+
+
+def _run(path: str, *arguments: str) -> Any:
+    """What the file's `get_config` returns."""
+    if not pathlib.Path(path).is_file():
         raise UserError(
             f"--config={path}: no such file. Give a Python file with get_config(), such as configs/demo.py."
         )
-    config = _load(path, ())
-    for item in overrides:
-        _check_key(config, item)
-    return _load(path, overrides)
-
-
-def _load(path: str, overrides: Sequence[str]) -> Any:
-    from absl import flags
-    from ml_collections import config_flags
-
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values)
     try:
-        values(["clipjax", f"--config={path}", *overrides])
-        return holder.value
-    except (flags.Error, TypeError, ValueError) as error:
-        if overrides:
-            raise UserError(_about_value(str(error))) from None
-        raise UserError(f"{path}: {_place(error, path)}{error}.") from None
+        names = runpy.run_path(path)
+        if "get_config" not in names:
+            raise UserError(f"{path}: has no function get_config(). See configs/demo.py for one.")
+        config = names["get_config"](*arguments)
+    except UserError:
+        raise
     except Exception as error:  # whatever the user's file raised
-        raise UserError(f"{path}: {_place(error, path)}{type(error).__name__}: {error}.") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: {_place(error, path)}{type(error).__name__}: {reason}.") from None
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returned {type(config).__name__}, expected default_config(), changed.")
+    return config
+
+
+def _override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """The config after the overrides, each cast to its key's type by the library."""
+    for item in (item for item in overrides if item.endswith("=None")):  # which the library's int parser refuses
+        *sections, name = item.removeprefix("--config.").removesuffix("=None").split(".")
+        functools.reduce(getattr, sections, config)[name] = None
+    arguments = ["clipjax", *(item for item in overrides if not item.endswith("=None"))]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+    try:
+        values(arguments)
+    except (flags.Error, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).removeprefix("flag --").rstrip(".")
+        raise UserError(f"{reason}. Give a value of the key's type.") from None
+    return holder.value
 
 
 def _check_key(config: Any, item: str) -> None:
@@ -60,17 +81,13 @@ def _check_key(config: Any, item: str) -> None:
         )
 
 
-def _about_value(message: str) -> str:
-    return message.removeprefix("flag --").splitlines()[0].rstrip(".") + ". Give a value of the key's type."
-
-
 def _place(error: BaseException, path: str) -> str:
     """`line N: ` where the error arose in the file."""
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: "
     line, trace = None, error.__traceback__
     while trace:
-        if pathlib.Path(trace.tb_frame.f_code.co_filename).name == pathlib.Path(path.split(":")[0]).name:
+        if trace.tb_frame.f_code.co_filename == path:
             line = trace.tb_lineno
         trace = trace.tb_next
     return f"line {line}: " if line else ""

@@ -6,29 +6,29 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIDE = 40  # pixels of a picture's side
+SIDE = 32  # pixels of a picture's side
 COLORS = {
     "red": (214, 35, 40),
-    "orange": (255, 140, 20),
     "yellow": (250, 222, 50),
     "green": (40, 150, 60),
+    "cyan": (70, 215, 230),
     "blue": (35, 80, 210),
     "purple": (125, 45, 165),
     "pink": (255, 130, 190),
     "brown": (115, 70, 35),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-SIZES = {"small": 0.12, "medium": 0.18, "large": 0.25}  # radius of a shape, as a part of the side
+SIZES = {"small": 0.16, "medium": 0.22, "large": 0.3}  # radius of a shape, as a part of the side
 NUMBERS = ("one", "two", "three")
 PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "center": (0, 0)}
 BACKGROUNDS = {"white": (245, 245, 245), "gray": (150, 150, 150), "black": (15, 15, 15)}
 
 _OVERSAMPLING = 4
-_SHRINK = (1.0, 0.84, 0.74)  # radius for one, two, three shapes, so that three large ones fit
+_SHRINK = (1.0, 0.66, 0.62)  # radius for one, two, three shapes, so that three large ones fit
 _LAYOUTS = (  # centres of one, two, three shapes, in radii, around the middle of the group
     ((0.0, 0.0),),
-    ((-1.1, 0.0), (1.1, 0.0)),
-    ((-1.1, 0.95), (1.1, 0.95), (0.0, -0.95)),
+    ((-1.05, 0.0), (1.05, 0.0)),
+    ((-1.05, 0.95), (1.05, 0.95), (0.0, -0.95)),
 )
 
 
@@ -55,12 +55,12 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
     radius = SIZES[scene.size] * _SHRINK[scene.number - 1] * rng.uniform(0.93, 1.07)
     layout = np.array(_LAYOUTS[scene.number - 1]) * radius
     room = np.maximum(0.5 - np.abs(layout).max(axis=0) - radius - 0.01, 0.0)  # how far the group may move, x and y
-    centre = 0.5 + np.array(PLACES[scene.place]) * room * rng.uniform(0.75, 1.0) + room * rng.uniform(-0.15, 0.15, 2)
+    centre = 0.5 + np.array(PLACES[scene.place]) * room * rng.uniform(0.85, 1.0) + room * rng.uniform(-0.1, 0.1, 2)
     image = Image.new("RGB", (side, side), _tint(BACKGROUNDS[scene.background], rng, 7))
     canvas = ImageDraw.Draw(image)
     for offset in layout:
         x, y = (np.clip(centre, 0.5 - room, 0.5 + room) + offset) * side
-        _draw_shape(canvas, scene.shape, x, y, radius * side, rng.uniform(-0.2, 0.2), _tint(COLORS[scene.color], rng))
+        _draw_shape(canvas, scene.shape, x, y, radius * side, rng.uniform(-0.12, 0.12), _tint(COLORS[scene.color], rng))
     return image.reduce(_OVERSAMPLING)
 
 
@@ -94,7 +94,7 @@ def _caption(scene: Scene, rng: np.random.Generator, share: float) -> str:
     if background:
         where += f" on a {scene.background} background" if rng.integers(2) else f", {scene.background} background"
     start = ("", "", "a picture of ", "a drawing of ", "there {} ".format("are" if plural else "is"))[rng.integers(5)]
-    return " ".join((start + things + where).split()).replace("a orange", "an orange")
+    return " ".join((start + things + where).split())
 
 
 def _draw_shape(canvas, shape, x, y, radius, angle, color):
@@ -107,8 +107,10 @@ def _draw_shape(canvas, shape, x, y, radius, angle, color):
         else:
             canvas.ellipse(box, outline=color, width=round(0.36 * radius))
         return
-    canvas.polygon([(x + radius * r * math.sin(a + angle), y - radius * r * math.cos(a + angle))
-                    for r, a in _OUTLINES[shape]], fill=color)
+    canvas.polygon(
+        [(x + radius * r * math.sin(a + angle), y - radius * r * math.cos(a + angle)) for r, a in _OUTLINES[shape]],
+        fill=color,
+    )
 
 
 def _star():

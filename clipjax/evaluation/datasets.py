@@ -3,7 +3,8 @@
 A folder is one of three things:
 - classification shards: `classnames.txt`, `zeroshot_classification_templates.txt` (`{c}` stands for the class),
   `test/nshards.txt`, `test/0.tar …` holding `key.jpg|png|webp` + `key.cls`;
-- retrieval shards: `dataset_type.txt` saying `retrieval`, `test/0.tar …` holding `key.jpg` + `key.txt`, a caption a line;
+- retrieval shards: `dataset_type.txt` saying `retrieval`, `test/0.tar …` holding `key.jpg` + `key.txt`, whose lines
+  are captions;
 - class folders: one folder of pictures a class, named like it (`_` stands for a blank).
 """
 
@@ -14,15 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipjax.data.sources.record import IMAGE_EXTENSIONS, lines_of
 from clipjax.data.sources.tar import read_members
+from clipjax.data.sources.tar_index import tar_index
 from clipjax.errors import UserError
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 DEFAULT_TEMPLATES = ["a photo of a {c}."]
 
 _LAYOUTS = (
     "classnames.txt with test/*.tar (classification), dataset_type.txt saying retrieval with test/*.tar, "
-    f"and folders of pictures named after their classes ({', '.join(PICTURES)})"
+    f"and folders of pictures named after their classes ({', '.join(IMAGE_EXTENSIONS)})"
 )
 
 
@@ -90,7 +92,7 @@ def open_datasets(data: str | Path | Sequence[str | Path]) -> list[Dataset]:
     for folder, times in Counter(folders).items():
         if times > 1:
             raise UserError(f"data: {folder} is given {times} times. Give each folder once.")
-    return [open_dataset(folder, name) for folder, name in zip(folders, _names(folders))]
+    return [open_dataset(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
 
 
 def open_dataset(folder: Path, name: str | None = None) -> Dataset:
@@ -115,7 +117,8 @@ def open_dataset(folder: Path, name: str | None = None) -> Dataset:
 def _classification(folder: Path) -> dict:
     class_names = _class_names(folder)
     templates, texts = _templates(folder)
-    samples, missing, shards = [], [], _shards(folder)
+    shards = _shards(folder)
+    samples, missing = [], _damage(shards)
     for key, path, members in _members(shards):
         image, reason = _picture(members)
         if "cls" not in members:
@@ -129,11 +132,11 @@ def _classification(folder: Path) -> dict:
 
 
 def _retrieval(folder: Path) -> dict:
-    samples, missing, shards = [], [], _shards(folder)
+    shards = _shards(folder)
+    samples, missing = [], _damage(shards)
     for key, path, members in _members(shards):
         image, reason = _picture(members)
-        captions = _read(path, members["txt"]).decode("utf-8", "replace").split("\n") if "txt" in members else []
-        captions = tuple(caption.strip() for caption in captions if caption.strip())
+        captions = lines_of(_read(path, members["txt"])) if "txt" in members else ()
         if not captions:
             reason = reason or ("no caption in its .txt" if "txt" in members else "no .txt beside the picture")
         if reason:
@@ -148,7 +151,7 @@ def _class_folders(folder: Path) -> dict:
     samples, missing = [], []
     for label, inside in enumerate(classes):
         files = sorted(path for path in inside.iterdir() if path.is_file() and not path.name.startswith("."))
-        pictures = [path for path in files if path.suffix[1:].lower() in PICTURES]
+        pictures = [path for path in files if path.suffix[1:].lower() in IMAGE_EXTENSIONS]
         others = [path for path in files if path not in set(pictures)]
         missing += [f"{inside.name}/{path.name}: no kind of picture that is read" for path in others]
         if not pictures:
@@ -206,12 +209,17 @@ def _members(shards: list[Path]):
     """Each sample of the shards as (a key that names the shard, the shard, {extension: (offset, size)})."""
     for path in shards:
         for key, members in read_members(path):
-            yield f"{path.parent.name}/{path.name}/{key}", path, members
+            yield f"test/{path.name}/{key}", path, members
+
+
+def _damage(shards: list[Path]) -> list[str]:
+    damages = [(path, tar_index(path).damage) for path in shards]
+    return [f"test/{path.name}: {damage}; what comes after is not there" for path, damage in damages if damage]
 
 
 def _picture(members: dict) -> tuple[tuple[int, int], str]:
     """Place of a sample's picture, and why there is none ("" if there is)."""
-    for extension in PICTURES:
+    for extension in IMAGE_EXTENSIONS:
         if extension in members:
             return members[extension], ""
     return (0, 0), f"no picture beside .{', .'.join(members)}"
@@ -254,7 +262,9 @@ def _lines(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text("utf-8-sig").rstrip().split("\n")]
     except UnicodeDecodeError as error:
-        raise UserError(f"data: {path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+        raise UserError(
+            f"data: {path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
 
 
 def _read(path: Path, place: tuple[int, int]) -> bytes:

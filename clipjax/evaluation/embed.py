@@ -56,19 +56,15 @@ def embed(bundle: "Bundle", dataset: Dataset, *, batch_size: int = 64, cache: Pa
     if known is None:
         images, samples, missing = _images(bundle, dataset, batch_size)
         if not len(samples):
-            raise UserError(f"data: none of the {len(dataset.samples)} pictures in {dataset.path} can be read: {missing[0]}.")
-        known = {"images": images, "samples": samples, "missing": missing}
-        known["texts"] = _texts(bundle, dataset, _captions(dataset, samples))
+            raise UserError(
+                f"data: none of the {len(dataset.samples)} pictures in {dataset.path} can be read: {missing[0]}."
+            )
+        texts = _texts(bundle, dataset, _captions(dataset, samples))
+        _check_finite(bundle, dataset, "pictures", images)
+        _check_finite(bundle, dataset, "texts", texts)
+        known = {"images": images, "texts": texts, "samples": samples, "missing": missing}
         _save(cache, key, known)
     rows = [dataset.samples[place] for place in known["samples"]]
-    for what, names in (("images", [row.key for row in rows]), ("texts", None)):
-        wrong = np.flatnonzero(~np.isfinite(known[what]).all(axis=1))
-        if len(wrong):
-            first = f" (first: {names[wrong[0]]})" if names else ""
-            raise UserError(
-                f"checkpoint: {bundle.name} embeds {len(wrong)} of {len(known[what])} {what} of {dataset.name} as numbers "
-                f"that are not finite{first}. Its weights are broken: take an earlier checkpoint."
-            )
     return Embeddings(
         key=key,
         labels=np.array([row.label for row in rows], np.int32),
@@ -112,9 +108,10 @@ def _decoded(bundle: "Bundle", dataset: Dataset) -> Iterator[np.ndarray | str]:
     def load(sample):
         try:
             return bundle.preprocess(decode(sample.read(), sample.key))
-        except (ImageError, OSError) as error:
-            reason = str(error)
-            return reason if sample.key in reason else f"{sample.key}: {reason}"
+        except ImageError as error:  # names the sample
+            return str(error)
+        except OSError as error:
+            return f"{sample.key}: {error}"
 
     with ThreadPoolExecutor(workers) as pool:
         ahead = deque()
@@ -137,9 +134,21 @@ def _texts(bundle: "Bundle", dataset: Dataset, captions: list[str]) -> np.ndarra
         rows = bundle.class_embeddings(words, dataset.templates)
     else:
         pieces = [words[first : first + _TEXTS_AT_ONCE] for first in range(0, len(words), _TEXTS_AT_ONCE)]
-        rows = [bundle.encode_text(piece) for piece in track(pieces, f"embedding {dataset.name}", unit="lots of captions")]
+        rows = [
+            bundle.encode_text(piece)
+            for piece in track(pieces, f"embedding {dataset.name}", unit="batches of captions")
+        ]
         rows = np.concatenate(rows)
     return np.asarray(rows, np.float32)[places]
+
+
+def _check_finite(bundle: "Bundle", dataset: Dataset, what: str, rows: np.ndarray) -> None:
+    broken = int((~np.isfinite(rows)).any(axis=1).sum())
+    if broken:
+        raise UserError(
+            f"checkpoint: {bundle.name} embeds {broken} of {len(rows)} {what} of {dataset.name} as NaN or infinity. "
+            "Its weights are broken: take an earlier checkpoint."
+        )
 
 
 def _load(cache: Path | None, key: str) -> dict | None:
@@ -150,7 +159,7 @@ def _load(cache: Path | None, key: str) -> dict | None:
         with np.load(cache, allow_pickle=False) as stored:
             about = json.loads(stored["about"].tobytes())
             arrays = {name: stored[name] for name in ("images", "texts", "samples")}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     return arrays | {"missing": about["missing"]} if about.get("key") == key else None
 

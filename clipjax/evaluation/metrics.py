@@ -35,16 +35,15 @@ def hit_within(own, k: int) -> np.ndarray:
 
 
 def per_class(labels, predicted, class_names: list[str]) -> list[dict]:
-    """A row for each class that occurs in labels [N]: its name, n, accuracy, and the interval low..high."""
+    """A row for each class that occurs in labels [N]: its name, label, n, accuracy, and the interval low..high."""
     total = np.bincount(labels, minlength=len(class_names))
     right = np.bincount(labels[labels == predicted], minlength=len(class_names))
     rows = []
     for row in np.flatnonzero(total):
         accuracy = right[row] / total[row]
         low, high = interval(accuracy, total[row])
-        rows.append(
-            {"class": class_names[row], "n": int(total[row]), "accuracy": float(accuracy), "low": low, "high": high}
-        )
+        about = {"class": class_names[row], "label": int(row), "n": int(total[row])}
+        rows.append(about | {"accuracy": float(accuracy), "low": low, "high": high})
     return rows
 
 
@@ -53,7 +52,7 @@ def confused_pairs(labels, predicted, most: int) -> list[tuple[int, int, int]]:
     wrong = labels != predicted
     pairs, times = np.unique(np.stack([labels[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True)
     order = np.argsort(-times, kind="stable")[:most]
-    return [(int(true), int(taken), int(count)) for (true, taken), count in zip(pairs[order], times[order])]
+    return [(*pairs[row].tolist(), int(times[row])) for row in order]
 
 
 def interval(share: float, n: float) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from clipjax.images.preprocess import INTERPOLATIONS, as_rgb, resize_and_crop, resized_square, resized_size
+from clipjax.images.preprocess import INTERPOLATIONS, as_rgb, resize_and_crop, resized_size, resized_square
 
 _RATIOS = (3 / 4, 4 / 3)  # width to height of a random_resized_crop: torchvision's and open_clip's default
 

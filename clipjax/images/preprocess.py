@@ -50,9 +50,9 @@ def resized_size(size: tuple[int, int], short: int) -> tuple[int, int]:
 
 
 def resized_square(image: Image.Image, size: int, left: int, top: int, interpolation: str) -> np.ndarray:
-    """The square at (left, top) of the picture as `resized_size` makes it, other pixels left out: uint8 [size, size, 3].
+    """The square at (left, top) of the picture that `resized_size` describes: uint8 [size, size, 3].
 
-    Within rounding the same as resizing all of it and cropping.
+    Computes no other pixel; within rounding the same as resizing all of it and cropping.
     """
     width, height = resized_size(image.size, size)
     if image.size == (width, height):

@@ -26,8 +26,8 @@ def contrastive_loss(image_features, text_features, logit_scale, *, mesh=None, b
     summed and the softmax is computed in float32; bfloat16 features keep bfloat16 operands in matrix products.
     mesh: rows are divided over its axes `data` and `fsdp`, whatever other axes it has; None: one device.
     block_size: most rows and columns of a tile of the logits, of which a device holds a few at a time.
-    method: how texts reach the other devices. "gather" gets them all at once, "ring" passes them on block by block, in
-    least memory; "auto" gathers while all texts and their gradient take at most 64 MiB (B = 16,384 at E = 512, float32).
+    method: how texts reach the other devices. "gather" gets them all at once; "ring" passes them on block by block, in
+    least memory; "auto" gathers while all texts and their gradient fit into 64 MiB (B = 16,384 at E = 512, float32).
     Raises UserError for shapes, types or a mesh that do not fit.
     """
     loss, _ = contrastive_loss_and_recall(

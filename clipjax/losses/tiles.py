@@ -25,7 +25,7 @@ class Block(NamedTuple):
 class Sums(NamedTuple):
     """A running logsumexp over cosines u: logsumexp(scale * u) = scale * best + log(total). Both float32.
 
-    The maximum is kept in cosines, so that the largest term is exp(0) exactly, however large the scale. Needs scale > 0.
+    The maximum is kept in cosines, so that the largest term is exactly exp(0) at any scale. Needs scale > 0.
     """
 
     best: Array
@@ -41,11 +41,16 @@ class Found(NamedTuple):
 
 
 def cut(x, block_size):
-    """[b, ...] -> [tiles, t, ...] with t <= block_size: as few tiles as fit, evenly filled, zeros behind the last."""
-    tiles = max(1, math.ceil(x.shape[0] / block_size))
-    t = math.ceil(x.shape[0] / tiles)
+    """[b, ...] -> [tiles, t, ...] of `cut_shape`, with zeros behind the last row."""
+    tiles, t = cut_shape(x.shape[0], block_size)
     padding = [(0, tiles * t - x.shape[0])] + [(0, 0)] * (x.ndim - 1)
     return jnp.pad(x, padding).reshape(tiles, t, *x.shape[1:])
+
+
+def cut_shape(b, block_size):
+    """(tiles, t) for b rows: as few tiles of t <= block_size as hold them, filled evenly: none is all padding."""
+    tiles = math.ceil(b / block_size)
+    return tiles, math.ceil(b / tiles)
 
 
 def uncut(tiles, b):
@@ -103,7 +108,7 @@ def forward(rows, columns, scale):
 def backward(rows, columns, row_lse, column_lse, scale, weight):
     """Each logit once more: gradients of weight * sum(row_lse + column_lse - 2 * own logit), all float32.
 
-    row_lse, column_lse [tiles, t]: logsumexp of each row and column over the whole batch; anything finite in the padding.
+    row_lse, column_lse [tiles, t]: logsumexp of each row and each column over the whole batch.
     Returns (d_rows [tiles, t, E], d_columns [tiles, t, E], d_scale []).
     """
 
@@ -115,8 +120,8 @@ def backward(rows, columns, row_lse, column_lse, scale, weight):
             j, column, c = column_and_lse
             u = _cosines(row, column)  # [t rows, t columns]
             logits = scale * u
-            # Padding has zero features, so whatever stands in its place here reaches nobody.
             g = jnp.exp(logits - r[:, None]) + jnp.exp(logits - c[None, :]) - 2.0 * _pairs(row, column)
+            g = jnp.where(_real(row, column), g, 0.0)  # exp overflows where a row's logsumexp meets a padded column
             d_scale = d_scale + weight * jnp.sum(g * u)
             # The pairs are already subtracted, so that rounding to bf16 is relative to what is left of the gradient.
             g = g.astype(row.features.dtype)
@@ -137,8 +142,7 @@ def backward(rows, columns, row_lse, column_lse, scale, weight):
 def _meet(row, column, scale):
     """What one tile holds: (Found of its rows, Sums of its columns)."""
     u = _cosines(row, column)
-    real = (row.ids[:, None] >= 0) & (column.ids[None, :] >= 0)
-    u = jnp.where(real, u, _NO_COSINE)
+    u = jnp.where(_real(row, column), u, _NO_COSINE)
     row_sums, column_sums = _sums(u, scale, 1), _sums(u, scale, 0)
     own = jnp.max(jnp.where(_pairs(row, column), u, _NO_COSINE), axis=1)
     nearest = jnp.min(jnp.where(u == row_sums.best[:, None], column.ids[None, :], _NO_ID), axis=1)
@@ -152,6 +156,10 @@ def _sums(u, scale, axis):
 
 def _pairs(row, column):
     return row.ids[:, None] == column.ids[None, :]
+
+
+def _real(row, column):
+    return (row.ids[:, None] >= 0) & (column.ids[None, :] >= 0)
 
 
 def _cosines(row, column):

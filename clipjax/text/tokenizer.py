@@ -30,7 +30,7 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77) -> np.ndarray
     """
     if context_length < 3:
         raise UserError(f"tokenize: context_length={context_length} has no room for a caption. Give 3 or more.")
-    texts = [texts] if isinstance(texts, str) else texts
+    texts = [texts] if isinstance(texts, str) else list(texts)
     rows = np.zeros((len(texts), context_length), np.int32)
     for row, text in enumerate(texts):
         if not isinstance(text, str):
@@ -42,7 +42,7 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77) -> np.ndarray
 
 def encode(text: str) -> list[int]:
     """All ids of one caption, uncut, without START and END."""
-    ids = []
+    ids: list[int] = []
     for word in clean(text).split(" "):  # no piece spans white space
         ids += _cached_ids(word) if len(word) <= _LONGEST_CACHED else _ids(word)
     return ids
@@ -86,7 +86,7 @@ def _engine() -> _Engine:
     hidden = [byte for byte in range(256) if byte not in printable]
     to_symbols = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
     lines = gzip.decompress(_VOCABULARY.read_bytes()).decode("utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : _MERGES + 1]]
+    merges = [(left, right) for left, right in map(str.split, lines[1 : _MERGES + 1])]
     vocabulary = [*to_symbols.values(), *(symbol + "</w>" for symbol in to_symbols.values()), *map("".join, merges)]
     model = BPE({symbol: row for row, symbol in enumerate(vocabulary)}, merges, end_of_word_suffix="</w>")
     to_bytes = {symbol: bytes([byte]) for byte, symbol in to_symbols.items()}
@@ -98,7 +98,7 @@ def _engine() -> _Engine:
 
 
 def _ids(word: str) -> tuple[int, ...]:
-    engine, ids = _engine(), []
+    engine, ids = _engine(), list[int]()
     for piece in engine.split(word):
         if piece in _SPECIAL:
             ids.append(_SPECIAL[piece])

@@ -16,14 +16,15 @@ from clipjax.config import Config, as_json, from_json, judge_devices, resolve
 from clipjax.data.batch import Batch
 from clipjax.data.pipeline import batches
 from clipjax.errors import UserError
-from clipjax.evaluation.suite import evaluate
+from clipjax.evaluation.datasets import open_datasets
+from clipjax.evaluation.suite import evaluate_live
 from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated, row_sharding
 from clipjax.parallel.sharding import shardings
 from clipjax.progress import Meter, say
 from clipjax.training.optimizer import make_optimizer
 from clipjax.training.state import State, abstract_state, graph_of, init_state
 from clipjax.training.step import make_step
-from clipjax.training.telemetry import Telemetry
+from clipjax.training.telemetry import Telemetry, read_metrics
 from clipjax.trees import flatten
 
 
@@ -52,6 +53,8 @@ class _Run:
         self.mesh = make_mesh(config.mesh)
         self.rows = local_rows(self.mesh, config.batch_size)
         self.optimizer = make_optimizer(config)
+        if config.evaluate_every:
+            open_datasets(config.data.evaluate)  # now, and not after the first hours of training
         self.saver = checkpoints.Checkpoints(workdir / "checkpoints", config)
         step = self.saver.latest_step()
         self.first_step = min(step or 0, config.total_steps)
@@ -147,7 +150,13 @@ class _Run:
         score = None
         every = self.config.evaluate_every
         if every and (step % every == 0 or step == self.config.total_steps):
-            results = evaluate(self.bundle(step), list(self.config.data.evaluate), self.workdir / f"evaluations/{step}")
+            results = evaluate_live(
+                self.bundle(step),
+                self.config.data.evaluate,
+                self.workdir / f"evaluations/{step}",
+                curves=read_metrics(self.workdir / "metrics.jsonl"),
+                write=jax.process_index() == 0,
+            )
             score = float(np.mean([result.value for result in results]))
         self.save(step, score)
 

@@ -30,7 +30,10 @@ def init_state(config: Config, optimizer, mesh) -> State:
     """A fresh state laid out on the mesh; the numbers depend on `config.seed` alone, not on the mesh."""
     make = initializer(config, optimizer)
     key = jax.random.key(config.seed)
-    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make, key), mesh))(key)
+    # Drawing runs once: on CPU, optimising the program takes longer than it saves.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    places = shardings(jax.eval_shape(make, key), mesh)
+    return jax.jit(make, out_shardings=places, compiler_options=options)(key)
 
 
 def abstract_state(config: Config, optimizer, mesh) -> State:

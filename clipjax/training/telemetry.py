@@ -72,19 +72,21 @@ class Telemetry:
             self._wandb.finish()
 
 
-def keep_before(path: pathlib.Path, step: int) -> None:
-    """Keep only the whole lines of a metrics file whose step is below `step`; a torn last line goes too."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
+def read_metrics(path: pathlib.Path) -> list[dict]:
+    """The records of a metrics.jsonl, in order; a torn line is passed over, a missing file is empty."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            if json.loads(line)["step"] < step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
+            records.append(json.loads(line))
+        except ValueError:
             continue
+    return records
+
+
+def keep_before(path: pathlib.Path, step: int) -> None:
+    """Keep only the whole lines of a metrics.jsonl whose step is below `step`."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] < step))
     os.replace(temporary, path)
 
 

@@ -136,5 +136,5 @@ def test_nothing_readable_is_the_users_mistake(bundle, class_folder, tmp_path):
 
 def test_a_checkpoint_that_gives_nan_is_named(bundle, class_folder, tmp_path):
     bundle.encode_pixels = lambda pixels: np.full((len(pixels), 64), np.nan, np.float32)
-    with pytest.raises(UserError, match="checkpoint: fake embeds 6 of 6 images of colours"):
+    with pytest.raises(UserError, match="checkpoint: fake embeds 6 of 6 pictures of colours"):
         evaluate(bundle, class_folder, tmp_path / "out")

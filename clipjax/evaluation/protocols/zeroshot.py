@@ -1,4 +1,4 @@
-"""Zero-shot classification: a picture gets the class whose prompts' mean embedding is nearest. Source: CLIP paper, 3.1."""
+"""Zero-shot classification: a picture gets the class whose prompts' mean is nearest. Source: CLIP paper, 3.1."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from clipjax.evaluation.results import Result
 
 
 def predict(embeddings: Embeddings) -> np.ndarray:
-    """The five nearest classes of each picture, best first: int32 [N, min(5, classes)]; equal scores: lower row first."""
+    """The nearest classes of each picture, best first: int32 [N, min(5, classes)]; equal scores: lower row first."""
     return metrics.nearest(embeddings.images, embeddings.texts, k=5)
 
 

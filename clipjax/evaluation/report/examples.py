@@ -7,7 +7,7 @@ import numpy as np
 
 from clipjax.evaluation import metrics
 from clipjax.evaluation.report.pictures import Thumbnails
-from clipjax.evaluation.report.record import Scored, confusions
+from clipjax.evaluation.report.record import Scored
 
 SHOWN = 5  # pictures or captions a query
 
@@ -17,14 +17,13 @@ def caption_queries(part: Scored, thumbnail: Thumbnails, each: int = 4) -> list[
     owner, found = part.embeddings.owner, part.found.images
     own = found == owner[:, None]  # [T, 10]
     picked = _even(own[:, 0], each) + _even(~metrics.hit_within(own, SHOWN), each)
-    ranked = metrics.nearest(part.embeddings.texts[picked], part.embeddings.images, k=len(part.embeddings.images))
     queries = []
-    for row, order in zip(picked, ranked):
-        place = int(np.flatnonzero(order == owner[row])[0])
-        pictures = [_picture(part, thumbnail, image, image == owner[row]) for image in order[:SHOWN]]
-        if place >= SHOWN:
+    for row in picked:
+        place = int(own[row].argmax()) + 1 if own[row].any() else _place(part, row)
+        pictures = [_picture(part, thumbnail, image, image == owner[row]) for image in found[row, :SHOWN]]
+        if place > SHOWN:
             pictures.append(_picture(part, thumbnail, owner[row], True))
-        queries.append({"query": part.embeddings.captions[row], "place": place + 1, "pictures": pictures})
+        queries.append({"query": part.embeddings.captions[row], "place": place, "pictures": pictures})
     return queries
 
 
@@ -36,7 +35,7 @@ def picture_queries(part: Scored, thumbnail: Thumbnails, each: int = 3) -> list[
     for row in _even(own[:, 0], each) + _even(~metrics.hit_within(own, SHOWN), each):
         captions = [
             {"text": part.embeddings.captions[text], "own": bool(mine)}
-            for text, mine in zip(part.found.captions[row, :SHOWN], own[row])
+            for text, mine in zip(part.found.captions[row, :SHOWN], own[row], strict=False)
         ]
         theirs = [] if own[row, :SHOWN].any() else [part.embeddings.captions[np.flatnonzero(owner == row)[0]]]
         queries.append({"picture": _picture(part, thumbnail, row, False), "captions": captions, "right": theirs})
@@ -45,10 +44,10 @@ def picture_queries(part: Scored, thumbnail: Thumbnails, each: int = 3) -> list[
 
 def class_queries(part: Scored, thumbnail: Thumbnails, each: int = 2) -> list[dict]:
     """Classes with the pictures nearest to their prompts: the `each` of highest accuracy, and the `each` of lowest."""
-    labels, names = part.embeddings.labels, part.dataset.class_names
+    labels = part.embeddings.labels
     table = sorted(part.results[0].per_class, key=lambda row: -row["accuracy"])
     rows = table if len(table) <= 2 * each else table[:each] + table[-each:]
-    numbers = [names.index(row["class"]) for row in rows]
+    numbers = [row["label"] for row in rows]
     found = metrics.nearest(part.embeddings.texts[numbers], part.embeddings.images, k=SHOWN + 1)
     return [
         {
@@ -56,19 +55,28 @@ def class_queries(part: Scored, thumbnail: Thumbnails, each: int = 2) -> list[di
             "accuracy": row["accuracy"],
             "pictures": [_picture(part, thumbnail, image, labels[image] == number) for image in images],
         }
-        for row, number, images in zip(rows, numbers, found)
+        for row, number, images in zip(rows, numbers, found, strict=True)
     ]
 
 
 def mistakes(part: Scored, thumbnail: Thumbnails, most: int = 8, each: int = 4) -> list[dict]:
     """The most frequent confusions with up to `each` of the pictures they were made on."""
-    names, labels, predicted = np.array(part.dataset.class_names), part.embeddings.labels, part.found[:, 0]
+    names, labels, predicted = part.dataset.class_names, part.embeddings.labels, part.found[:, 0]
     rows = []
-    for pair in confusions(part, most):
-        made_on = (names[labels] == pair.true) & (names[predicted] == pair.taken)
-        pictures = [_picture(part, thumbnail, image, False) for image in _even(made_on, each)]
-        rows.append({"pair": pair, "pictures": pictures})
+    for true, taken, times in metrics.confused_pairs(labels, predicted, most):
+        made_on = _even((labels == true) & (predicted == taken), each)
+        pictures = [_picture(part, thumbnail, image, False) for image in made_on]
+        n = int((labels == true).sum())
+        rows.append({"true": names[true], "taken": names[taken], "times": times, "n": n, "pictures": pictures})
     return rows
+
+
+def _place(part: Scored, text: int) -> int:
+    """Place of a caption's picture among all of them, where it is not among the first ten."""
+    scores = part.embeddings.images @ part.embeddings.texts[text]  # [N]
+    own = part.embeddings.owner[text]
+    better = int((scores > scores[own]).sum() + (scores[:own] == scores[own]).sum())
+    return max(better, part.found.images.shape[1]) + 1
 
 
 def _picture(part: Scored, thumbnail: Thumbnails, image: int, own: bool) -> dict:

@@ -49,7 +49,7 @@ def curves(lines: list[dict]) -> list[dict]:
     return plots
 
 
-def class_bars(name: str, table: list[dict], most: int = 40) -> dict:
+def class_bars(name: str, table: list[dict], most: int = 60) -> dict:
     """Bars of accuracy with 95 % whiskers, best class on top; of more than `most` classes the best and the worst.
 
     `name` sets the plot's ids apart from those of other plots. Returns {"svg", "left_out": classes not shown}.
@@ -74,7 +74,7 @@ def class_bars(name: str, table: list[dict], most: int = 40) -> dict:
         axes.set_axisbelow(True)
 
     label = "Accuracy of each class: " + ", ".join(f"{row['class']} {row['accuracy']:.0%}" for row in table)
-    return {"svg": _svg(name, label, (6.2, 0.9 + 0.27 * len(table)), draw), "left_out": max(0, left_out)}
+    return {"svg": _svg(name, label, (5.0, 0.9 + 0.27 * len(table)), draw), "left_out": max(0, left_out)}
 
 
 def _curve(key: str, title: str, steps: np.ndarray, values: np.ndarray, from_zero: bool) -> str:

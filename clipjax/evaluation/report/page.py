@@ -11,7 +11,7 @@ _METRICS = {
     "accuracy": "Right class first",
     "accuracy_top5": "Right class in the first five",
     "mean_per_class": "Right class first, mean over classes",
-    "image_to_text_recall": "Picture finds a caption of its own",
+    "image_to_text_recall": "Picture finds its caption",
     "text_to_image_recall": "Caption finds its picture",
 }
 _SCALES = (0.05, 0.1, 0.25, 0.5, 1.0)  # ends of the bars' axis: the first that holds every interval
@@ -30,7 +30,7 @@ def page(record: dict, scored: list[Scored], curves: list[dict]) -> str:
     thumbnail = Thumbnails()
     parts = [
         _part(number, part, about, scale, thumbnail)
-        for number, (part, about) in enumerate(zip(scored, record["datasets"]), 1)
+        for number, (part, about) in enumerate(zip(scored, record["datasets"], strict=True), 1)
     ]
     return room.get_template("page.html").render(
         record=record, parts=parts, scale=scale, curves=figures.curves(curves), full=thumbnail.full

@@ -7,8 +7,9 @@ from PIL import Image
 
 from clipjax.evaluation.datasets import Sample
 from clipjax.images.decode import decode
+from clipjax.images.preprocess import resize_and_crop
 
-SIDE = 128  # pixels, the longer side
+SIDE = 160  # pixels
 
 
 class Thumbnails:
@@ -33,8 +34,8 @@ class Thumbnails:
 
 
 def _jpeg(sample: Sample) -> bytes:
+    """The middle square of the picture, what the model sees of it."""
     image = decode(sample.read(), sample.key)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
-    image.convert("RGB").save(stream, "JPEG", quality=72, optimize=True)
+    Image.fromarray(resize_and_crop(image, min(SIDE, *image.size))).save(stream, "JPEG", quality=72, optimize=True)
     return stream.getvalue()

@@ -1,6 +1,6 @@
 """report.json: every number with what is needed to measure it again."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,6 +66,7 @@ def _model(bundle: "Bundle") -> dict:
         "image_size": image.image_size,
         "embed_dim": config.model.embed_dim,
         "weights": bundle.fingerprint,
+        "precision": config.precision,
         "logit_scale": round(float(bundle.logit_scale), 4),
         "pairs_seen": None if bundle.step is None else bundle.step * config.batch_size,
         "preprocessing": {
@@ -98,24 +99,14 @@ def _dataset(part: Scored) -> dict:
             "hash": dataset.prompts_hash,
         },
         "per_class": first.per_class,
-        "confused": [asdict(pair) for pair in confusions(part, most=50)],
+        "confused": _confused(part),
     }
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """A frequent mistake: `times` of the `n` pictures of class `true` were taken for class `taken` (class names)."""
-
-    true: str
-    taken: str
-    times: int
-    n: int
-
-
-def confusions(part: Scored, most: int) -> list[Confusion]:
-    """The most frequent mistakes of a classification, most frequent first."""
+def _confused(part: Scored, most: int = 50) -> list[dict]:
     labels, names = part.embeddings.labels, part.dataset.class_names
+    total = np.bincount(labels, minlength=len(names))
     return [
-        Confusion(names[true], names[taken], times, int((labels == true).sum()))
+        {"class": names[true], "taken_for": names[taken], "times": times, "n": int(total[true])}
         for true, taken, times in metrics.confused_pairs(labels, part.found[:, 0], most)
     ]

@@ -1,0 +1,28 @@
+"""Which record stands at which position of the run: pure functions of the seed, whatever the hosts and workers."""
+
+import threading
+from functools import lru_cache
+
+import numpy as np
+
+_ORDER, _VIEW = 0, 1  # purposes, so that an epoch and a position of one number draw different streams
+_lock = threading.Lock()  # threads that meet at the end of an epoch shuffle once
+
+
+def epoch_order(seed: int, epoch: int, records: int) -> np.ndarray:
+    """The order in which an epoch visits the records: [records] uint32, a permutation, the same array at each call."""
+    with _lock:
+        return _epoch_order(seed, epoch, records)
+
+
+def position_rng(seed: int, position: int) -> np.random.Generator:
+    """The random numbers of one position of the run: its caption and its crop."""
+    return np.random.default_rng([seed, _VIEW, position])
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed, epoch, records):
+    order = np.arange(records, dtype=np.uint32)
+    np.random.default_rng([seed, _ORDER, epoch]).shuffle(order)
+    order.flags.writeable = False
+    return order

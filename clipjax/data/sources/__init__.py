@@ -1,0 +1,86 @@
+"""Random access to pairs in whatever form they lie: tar shards, ArrayRecord, a TFDS data set, a table."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+
+from clipjax.config import DataConfig
+from clipjax.data.sources.patterns import expand
+from clipjax.data.sources.record import Record, RecordError
+from clipjax.errors import UserError
+from clipjax.progress import say
+
+__all__ = ["Record", "RecordError", "Source", "open_source"]
+
+
+class Source:
+    """Several sources one after the other: `len` and `source[i] -> Record`, which raises RecordError for a bad one.
+
+    `dropped` counts the samples without a picture or a caption, which have no place in it; `dropped_names` names some.
+    """
+
+    def __init__(self, parts: Sequence):
+        self.parts = list(parts)
+        self.dropped = sum(part.dropped.count for part in self.parts)
+        self.dropped_names = [name for part in self.parts for name in part.dropped.names][:5]
+        self._ends = np.cumsum([len(part) for part in self.parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self.parts[part][int(index - self._ends[part]) + len(self.parts[part])]
+
+
+def open_source(specs: Sequence[str], data: DataConfig) -> Source:
+    """Everything that `specs` name, as one source; `data` gives caption_key, image_key and max_unreadable.
+
+    Raises UserError for what is absent or of no known form, for a source without one pair, and where the share of
+    samples without a picture or a caption passes max_unreadable.
+    """
+    parts = []
+    for form, files in groupby(expand(specs), key=lambda file: file[0]):
+        parts += _open(form, [path for _, path in files], data)
+    source = Source(parts)
+    _judge(source, ", ".join(specs), data.max_unreadable)
+    return source
+
+
+def _open(form: str, paths: list[str], data: DataConfig) -> list:
+    # imported here, since each brings the libraries of its form
+    if form == "tar":
+        from clipjax.data.sources.tar import open_tars
+
+        return open_tars(paths, data)
+    if form == "array_record":
+        from clipjax.data.sources.array_record import open_array_record
+
+        return [open_array_record(path, data) for path in paths]
+    if form == "tfds":
+        from clipjax.data.sources.tfds import open_tfds
+
+        return [open_tfds(path, data) for path in paths]
+    from clipjax.data.sources.table import TableSource
+
+    return [TableSource(path, data) for path in paths]
+
+
+def _judge(source: Source, specs: str, limit: float) -> None:
+    names = f"first: {'; '.join(source.dropped_names)}" if source.dropped else "nothing in it"
+    if not len(source):
+        raise UserError(
+            f"data.train: {specs!r} holds no sample with a picture and a caption ({source.dropped:,} without one, "
+            f"{names}). Expected key.jpg with key.txt or key.json in a tar, or columns of paths and captions."
+        )
+    share = source.dropped / (source.dropped + len(source))
+    if share > limit:
+        raise UserError(
+            f"data.train: {source.dropped:,} samples of {specs!r} ({share:.1%}) lack a picture or a caption, more than "
+            f"data.max_unreadable={limit:g} allows ({names}). Mend the data, set data.caption_key, or raise the limit."
+        )
+    if source.dropped:
+        say(f"data: {source.dropped:,} samples without a picture or a caption are left out ({names})")

@@ -1,0 +1,61 @@
+"""Pairs in serialized tf.train.Example records, the form of TFDS and of most ArrayRecord files; needs no TensorFlow."""
+
+from collections.abc import Sequence
+
+from clipjax.config import DataConfig
+from clipjax.data.sources.record import IMAGE_EXTENSIONS, Dropped, Record, RecordError, captions_of
+
+_IMAGES = ("image", "image/encoded", *IMAGE_EXTENSIONS)
+_CAPTIONS = ("captions", "caption", "text", "txt", "title")
+_KEYS = ("__key__", "key", "image/filename", "file_name", "filename")
+
+
+class ExampleSource:
+    """Records of any sequence of bytes: the picture encoded in one bytes feature, the captions in another, one or many.
+
+    data.image_key and data.caption_key name the features. A TFDS sequence of {text: …} is stored as `captions/text`.
+    """
+
+    def __init__(self, records: Sequence[bytes], name: str, data: DataConfig):
+        self.dropped = Dropped()
+        self._records, self._name = records, name
+        self._images = (data.image_key,) if data.image_key else _IMAGES
+        names = (data.caption_key,) if data.caption_key else _CAPTIONS
+        self._captions = [name + inner for name in names for inner in ("", "/text", "/raw")]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        key = f"{self._name}#{index}"
+        features = _parse(self._records[index], key)
+        key = next(
+            (f"{self._name}/{features[name][0].decode('utf-8', 'replace')}" for name in _KEYS if features.get(name)),
+            key,
+        )
+        image = _first(features, self._images, key, "picture", "image_key")
+        return Record(
+            key,
+            image[0] if image else b"",
+            captions_of(_first(features, self._captions, key, "caption", "caption_key")),
+        )
+
+
+def _parse(content, key: str) -> dict[str, list[bytes]]:
+    """Bytes features by name."""
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    try:
+        example = tf_example_pb2.Example.FromString(bytes(content))
+    except DecodeError as error:
+        raise RecordError(f"{key}: the record is no tf.train.Example") from error
+    return {name: list(feature.bytes_list.value) for name, feature in example.features.feature.items()}
+
+
+def _first(features: dict, names: Sequence[str], key: str, what: str, option: str) -> list[bytes]:
+    for name in names:
+        if name in features:
+            return features[name]
+    there = ", ".join(sorted(features)) or "none"
+    raise RecordError(f"{key}: no {what} among its features ({there}); data.{option} names one")

@@ -1,0 +1,15 @@
+"""ViT-L/14 as the paper trained it: batch 32,768, 32 epochs of 400 million pairs (Tables 18 and 20)."""
+
+from clipjax.config import default_config
+
+
+def get_config():
+    """Give `--config.data.train`, and a mesh that holds it."""
+    config = default_config()
+    config.model.preset = "ViT-L/14"
+    config.batch_size = 32_768
+    config.total_steps = 390_625
+    config.precision = "bfloat16"
+    config.remat = "block"
+    config.optimizer.learning_rate = 4e-4
+    return config

@@ -1,0 +1,27 @@
+"""The model section refuses sizes that cannot be built."""
+
+import dataclasses
+
+import pytest
+
+from clipjax.config import ImageConfig, ModelConfig, TextConfig
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "said"),
+    [
+        (ImageConfig(), {"heads": 5}, "heads: 5 does not divide width=768"),
+        (ImageConfig(), {"image_size": 225}, "image_size: 225 does not divide by patch_size=32"),
+        (ImageConfig(), {"mean": (0.5,)}, "mean"),
+        (ImageConfig(), {"std": (0.5, 0.0, 1.0)}, "std"),
+        (ImageConfig(), {"interpolation": "nearest"}, "interpolation"),
+        (TextConfig(), {"end_token": 49408}, "end_token: 49408 is outside of vocab_size=49408"),
+        (TextConfig(), {"context_length": 2}, "context_length"),
+        (ModelConfig(), {"activation": "relu"}, "activation: 'relu' should be 'quick_gelu' or 'gelu'"),
+        (ModelConfig(), {"embed_dim": 0}, "embed_dim: 0 should be at least 1"),
+    ],
+)
+def test_a_wrong_size_is_named(section, change, said):
+    assert section.mistakes() == []
+    rows = dataclasses.replace(section, **change).mistakes()
+    assert len(rows) == 1 and said in rows[0]

@@ -1,0 +1,75 @@
+"""Layers against float64 numpy."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from clipjax.models.layers import ACTIVATIONS, MLP, LayerNorm, Linear, normal, uniform, unit
+
+
+def test_layer_norm_keeps_its_digits_where_the_mean_dwarfs_the_deviation():
+    x = np.asarray(100 + 0.01 * np.random.RandomState(0).randn(64, 512), np.float32)
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(LayerNorm(512)(jnp.asarray(x)), expected, atol=2e-3)
+
+
+def test_layer_norm_applies_gain_and_bias_in_float32_and_returns_its_dtype():
+    norm = LayerNorm(8, dtype=jnp.bfloat16)
+    norm.scale[...], norm.bias[...] = jnp.full(8, 1.001), jnp.full(8, 256.5)  # neither is a bfloat16 number
+    y = norm(jnp.zeros((2, 8), jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, jnp.full((2, 8), 256.5, jnp.bfloat16))
+    x = jnp.asarray(np.random.RandomState(0).randn(2, 8), jnp.float32)
+    norm.dtype = jnp.float32
+    expected = 1.001 * (x - x.mean(1)[:, None]) / np.sqrt(x.var(1)[:, None] + 1e-5) + 256.5
+    np.testing.assert_allclose(norm(x), expected, rtol=1e-6)
+
+
+def test_activations_are_the_exact_forms():
+    x = np.linspace(-6, 6, 101)
+    erf = np.vectorize(math.erf)
+    np.testing.assert_allclose(
+        ACTIVATIONS["quick_gelu"](jnp.asarray(x, jnp.float32)), x / (1 + np.exp(-1.702 * x)), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        ACTIVATIONS["gelu"](jnp.asarray(x, jnp.float32)), x / 2 * (1 + erf(x / 2**0.5)), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 5)])
+def test_linear_multiplies_the_last_axis_whatever_the_rank(shape):
+    linear = Linear(5, (3, 4), kernel_init=normal(1.0), bias_init=uniform(1.0), rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.RandomState(0).randn(*shape), jnp.float32)
+    expected = np.einsum("...i,ijk->...jk", np.asarray(x, np.float64), linear.kernel[...]) + linear.bias[...]
+    np.testing.assert_allclose(linear(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_parameters_stay_float32_under_bfloat16_compute():
+    mlp = MLP(8, activation="gelu", fc_init=normal(1.0), proj_init=normal(1.0), dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    assert mlp(jnp.ones((2, 8), jnp.bfloat16)).dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(mlp))} == {jnp.dtype("float32")}
+
+
+def test_out_dtype_keeps_the_digits_that_bfloat16_would_round_off():
+    linear = Linear(2, 1, kernel_init=normal(1.0), dtype=jnp.bfloat16, out_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    linear.kernel[...] = jnp.ones((2, 1))
+    np.testing.assert_array_equal(linear(jnp.asarray([[1.0, 2.0**-12]])), [[1 + 2.0**-12]])
+
+
+def test_unit_rows_have_length_one_and_a_zero_row_stays_zero():
+    rows = unit(jnp.asarray([[3.0, 4.0], [0.0, 0.0], [1e-6, 0.0]]))
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0], [1, 0]], atol=1e-6)
+    assert np.isfinite(jax.grad(lambda x: unit(x).sum())(jnp.zeros((1, 2)))).all()
+
+
+def test_initialisers_have_the_standard_deviation_they_say():
+    key = jax.random.key(0)
+    assert np.std(normal(0.3)(key, (40_000,))) == pytest.approx(0.3, rel=0.02)
+    sample = uniform(0.3)(key, (40_000,))
+    assert np.std(sample) == pytest.approx(0.3 / 3**0.5, rel=0.02)
+    assert abs(np.asarray(sample)).max() <= 0.3 and abs(np.mean(sample)) < 0.005

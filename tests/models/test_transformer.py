@@ -1,0 +1,149 @@
+"""The block against float64 numpy, and the stack against a plain loop over its layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from clipjax.models.layers import uniform
+from clipjax.models.transformer import Block, BlockInit, run, stack, take_row
+from clipjax.trees import flatten
+
+N, T, W, HEADS, LAYERS = 3, 7, 16, 2, 4
+INIT = BlockInit(*[uniform(0.5)] * 4)
+OPTIONS = dict(activation="quick_gelu", init=INIT, dtype=jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return jnp.asarray(np.random.RandomState(0).randn(N, T, W), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def position():
+    return jnp.asarray([0, 3, 6])
+
+
+def layer(blocks, index):
+    """One layer of stacked blocks as a block of its own."""
+    graph, state = nnx.split(blocks)
+    return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], state))
+
+
+def block_in_numpy(p, x, heads, causal):
+    """CLIP's block, one sequence and one head at a time, in float64; p: {path: array}."""
+    p = {path: np.asarray(leaf, np.float64) for path, leaf in p.items()}
+
+    def norm(x, name):
+        deviation = x - x.mean(-1, keepdims=True)
+        scaled = deviation / np.sqrt((deviation**2).mean(-1, keepdims=True) + 1e-5)
+        return scaled * p[f"{name}/scale"] + p[f"{name}/bias"]
+
+    out = []
+    for sequence in np.asarray(x, np.float64):
+        h, size = norm(sequence, "ln_1"), sequence.shape[1] // heads
+        q, k, v = (h @ p["attention/qkv/kernel"][:, i] + p["attention/qkv/bias"][i] for i in range(3))
+        mixed = np.zeros_like(h)
+        for head in range(heads):
+            own = slice(head * size, (head + 1) * size)
+            scores = q[:, own] @ k[:, own].T / np.sqrt(size)
+            if causal:
+                scores[np.triu_indices(len(scores), 1)] = -np.inf
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            mixed[:, own] = weights / weights.sum(-1, keepdims=True) @ v[:, own]
+        sequence = sequence + mixed @ p["attention/out/kernel"] + p["attention/out/bias"]
+        hidden = norm(sequence, "ln_2") @ p["mlp/fc/kernel"] + p["mlp/fc/bias"]
+        hidden = hidden / (1 + np.exp(-1.702 * hidden))
+        out.append(sequence + hidden @ p["mlp/proj/kernel"] + p["mlp/proj/bias"])
+    return np.stack(out)
+
+
+def with_random_parameters(module):
+    """The module with no parameter at 0 or 1, so that a forgotten bias or gain shows."""
+    graph, state = nnx.split(module)
+    rng = np.random.RandomState(7)
+    return nnx.merge(
+        graph, jax.tree.map(lambda leaf: leaf + jnp.asarray(0.2 * rng.randn(*leaf.shape), jnp.float32), state)
+    )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_block_equals_numpy(x, causal):
+    block = with_random_parameters(Block(W, HEADS, causal=causal, rngs=nnx.Rngs(0), **OPTIONS))
+    expected = block_in_numpy(flatten(nnx.state(block)), x, HEADS, causal)
+    np.testing.assert_allclose(block(x), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_row_of_a_block_is_that_row_of_all_its_tokens(x, position, causal):
+    block = with_random_parameters(Block(W, HEADS, causal=causal, rngs=nnx.Rngs(0), **OPTIONS))
+    whole = block(x)
+    np.testing.assert_allclose(block.row(x, position), take_row(whole, position), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(block.row(x, 2), whole[:, 2], rtol=1e-5, atol=1e-5)
+
+
+def test_layers_start_from_different_numbers():
+    blocks = stack(LAYERS, W, HEADS, causal=True, rngs=nnx.Rngs(0), **OPTIONS)
+    for path, leaf in flatten(nnx.state(blocks)).items():
+        assert leaf.shape[0] == LAYERS
+        if path.endswith("kernel") or path.startswith("mlp"):
+            assert len(np.unique(leaf)) > 0.9 * leaf.size, path
+
+
+def value_and_gradients(blocks, x, position, **options):
+    """Rows that `run` returns and the gradients of a sum of squares, in one jit."""
+    graph, state = nnx.split(blocks)
+
+    def squares(state, x):
+        rows = run(nnx.merge(graph, state), x, position, **options)
+        return jnp.square(rows).sum(), rows
+
+    (_, rows), gradients = jax.jit(jax.value_and_grad(squares, argnums=(0, 1), has_aux=True))(state, x)
+    return rows, flatten(gradients)
+
+
+def assert_same(one, other):
+    np.testing.assert_allclose(one[0], other[0], rtol=1e-5, atol=1e-5)
+    for path, leaf in one[1].items():
+        scale = float(jnp.abs(leaf).max())
+        np.testing.assert_allclose(leaf, other[1][path], rtol=1e-5, atol=1e-5 * scale, err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return stack(LAYERS, W, HEADS, causal=True, rngs=nnx.Rngs(0), **OPTIONS)
+
+
+def test_run_equals_a_loop_over_whole_layers(blocks, x, position):
+    expected = x
+    for index in range(LAYERS):
+        expected = layer(blocks, index)(expected)
+    rows = run(blocks, x, position)
+    np.testing.assert_allclose(rows, take_row(expected, position), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [dict(unroll=True), dict(unroll=2), dict(remat="block"), dict(remat="block", unroll=True)]
+)
+def test_unroll_and_remat_change_neither_values_nor_gradients(blocks, x, position, options):
+    assert_same(value_and_gradients(blocks, x, position, **options), value_and_gradients(blocks, x, position))
+
+
+@pytest.mark.parametrize("unroll", [1, True])
+def test_a_single_layer_runs(x, position, unroll):
+    blocks = stack(1, W, HEADS, causal=False, rngs=nnx.Rngs(0), **OPTIONS)
+    rows = run(blocks, x, position, unroll=unroll)
+    np.testing.assert_allclose(rows, take_row(layer(blocks, 0)(x), position), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("unroll", [1, True])
+def test_remat_lowers_temporary_memory(blocks, unroll):
+    graph, state = nnx.split(blocks)
+    x = jax.ShapeDtypeStruct((64, T, W), jnp.float32)
+
+    def temporary(remat):
+        squares = lambda state, x: jnp.square(run(nnx.merge(graph, state), x, 0, remat=remat, unroll=unroll)).sum()  # noqa: E731
+        return jax.jit(jax.grad(squares)).lower(state, x).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary("block") < 0.8 * temporary("none")

@@ -1,0 +1,69 @@
+"""The image tower's own parts: patches, shapes, initialisation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from clipjax.config import ImageConfig
+from clipjax.errors import UserError
+from clipjax.models.vision import PatchEmbedding, VisionTransformer
+from clipjax.trees import flatten
+
+
+def tower(config, **options):
+    options = dict(activation="quick_gelu", dtype=jnp.float32, remat="none", unroll=1) | options
+    return VisionTransformer(config, 24, rngs=nnx.Rngs(0), **options)
+
+
+def test_patches_equal_a_strided_convolution(pixels):
+    patch = PatchEmbedding(8, 5, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    expected = jax.lax.conv_general_dilated(
+        pixels, patch.kernel[...], (8, 8), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(patch(pixels), expected.reshape(4, 16, 5), rtol=1e-5, atol=1e-5)
+
+
+def test_features_are_float32_rows_even_in_bfloat16(small, pixels):
+    for dtype in (jnp.float32, jnp.bfloat16):
+        features = tower(small.image, dtype=dtype)(pixels)
+        assert features.shape == (4, 24) and features.dtype == jnp.float32
+
+
+def test_every_patch_and_every_position_reaches_the_feature(small, pixels):
+    model = tower(small.image)
+    by_pixel = jax.grad(lambda pixels: model(pixels).sum())(pixels)
+    assert (jnp.abs(by_pixel) > 0).all()
+    swapped = pixels.at[:, :8].set(pixels[:, 8:16]).at[:, 8:16].set(pixels[:, :8])
+    assert jnp.abs(model(swapped) - model(pixels)).max() > 1e-3
+
+
+def test_a_picture_of_another_size_is_refused(small):
+    with pytest.raises(UserError, match=r"shape \(2, 16, 16, 3\) found, \[n, 32, 32, 3\] expected"):
+        tower(small.image)(jnp.zeros((2, 16, 16, 3)))
+
+
+def test_initialisation_is_the_release_s():
+    width, patch = 128, 8
+    state = flatten(nnx.state(tower(ImageConfig(image_size=64, patch_size=patch, width=width, layers=2, heads=2))))
+    deviation = {  # clip-model initialisation: torch's defaults in the blocks, N(W^-1/2) around them
+        "patch/kernel": (3 * patch**2 * 3) ** -0.5,
+        "class_embedding": width**-0.5,
+        "positional_embedding": width**-0.5,
+        "projection/kernel": width**-0.5,
+        "blocks/attention/qkv/kernel": (1.5 / width / 3) ** 0.5,
+        "blocks/attention/out/kernel": (3 * width) ** -0.5,
+        "blocks/mlp/fc/kernel": (3 * width) ** -0.5,
+        "blocks/mlp/fc/bias": (3 * width) ** -0.5,
+        "blocks/mlp/proj/kernel": (12 * width) ** -0.5,
+        "blocks/mlp/proj/bias": (12 * width) ** -0.5,
+    }
+    for path, leaf in state.items():
+        if path in deviation:
+            assert np.std(leaf) == pytest.approx(deviation[path], rel=4 / leaf.size**0.5), path
+            assert abs(np.mean(leaf)) < 4 * deviation[path] / leaf.size**0.5, path
+        else:
+            assert (leaf == (1.0 if path.endswith("scale") else 0.0)).all(), path
+    for path in ("patch/kernel", "blocks/attention/qkv/kernel", "blocks/mlp/proj/bias"):  # uniform: bound = std √3
+        assert np.abs(state[path]).max() == pytest.approx(deviation[path] * 3**0.5, rel=0.02), path

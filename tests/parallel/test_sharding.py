@@ -1,0 +1,56 @@
+"""The table of rules names every array of the train state, and divides the large ones."""
+
+import dataclasses
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec
+
+from clipjax.config import Config, MeshConfig, preset, preset_names
+from clipjax.parallel.mesh import make_mesh
+from clipjax.parallel.sharding import RULES, shardings, spec_for
+from clipjax.training.optimizer import make_optimizer
+from clipjax.training.state import initializer
+from clipjax.trees import flatten
+
+
+def state_shapes(name):
+    config = dataclasses.replace(Config(), total_steps=10_000, model=preset(name))
+    return jax.eval_shape(initializer(config, make_optimizer(config)), jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_large_array_of_the_state_is_divided(name):
+    mesh = make_mesh(MeshConfig(1, 8, 1))
+    shapes = state_shapes(name)
+    specs = flatten(shardings(shapes, mesh))
+    for path, leaf in flatten(shapes).items():
+        if leaf.size >= 2**20:
+            assert not specs[path].is_fully_replicated, path
+
+
+def test_moments_lie_as_their_parameter():
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    specs = flatten(shardings(state_shapes("tiny"), mesh))
+    params = {path.removeprefix("params/"): spec for path, spec in specs.items() if path.startswith("params/")}
+    for path, spec in specs.items():
+        if "/mu/" in path or "/nu/" in path:
+            assert spec == params[path.split("/mu/")[-1].split("/nu/")[-1]], path
+
+
+def test_an_array_without_a_rule_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match="image/gate/kernel .3, 4."):
+        spec_for("params/image/gate/kernel", (3, 4), {"data": 1, "fsdp": 1, "tensor": 1})
+
+
+def test_an_axis_that_does_not_divide_stays_whole():
+    sizes = {"data": 1, "fsdp": 3, "tensor": 2}
+    assert spec_for("text/blocks/mlp/fc/kernel", (2, 64, 256), sizes) == PartitionSpec(None, None, "tensor")
+
+
+def test_every_rule_is_used_by_some_preset():
+    import re
+
+    paths = [path for name in preset_names() for path in flatten(state_shapes(name))]
+    first_rules = {next(i for i, (pattern, _) in enumerate(RULES) if re.search(pattern, path)) for path in paths}
+    assert first_rules == set(range(len(RULES)))

@@ -1,0 +1,118 @@
+"""Checkpoints: exact on any mesh, the right ones kept, refused when they are not whole."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from clipjax import checkpoints
+from clipjax.config import MeshConfig, default_config, resolve
+from clipjax.errors import UserError
+from clipjax.parallel.mesh import make_mesh
+from clipjax.training.optimizer import make_optimizer
+from clipjax.training.state import abstract_state, init_state
+
+
+@pytest.fixture(scope="module")
+def config():
+    made = default_config()
+    made.model.preset = "tiny"
+    made.total_steps = 20
+    made.optimizer.warmup_steps = 2
+    made.keep_checkpoints = 2
+    return resolve(made)
+
+
+@pytest.fixture(scope="module")
+def state(config):
+    return init_state(config, make_optimizer(config), make_mesh(MeshConfig()))
+
+
+@pytest.fixture(scope="module")
+def saved(config, state, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    saver = checkpoints.Checkpoints(workdir / "checkpoints", config)
+    saver.save(3, state)
+    saver.close()
+    return workdir
+
+
+def equal(one, other):
+    return all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b) and a.dtype == b.dtype, one, other)))
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(2, 2, 2), MeshConfig(1, 8, 1)])
+def test_a_state_is_restored_bit_for_bit_on_any_mesh(config, state, saved, mesh):
+    saver = checkpoints.Checkpoints(saved / "checkpoints", config)
+    wanted = abstract_state(config, make_optimizer(config), make_mesh(mesh))
+    restored = saver.restore(saver.latest_step(), wanted)
+    saver.close()
+    assert equal(restored, state)
+    assert jax.tree.map(lambda leaf: leaf.sharding, restored) == jax.tree.map(lambda leaf: leaf.sharding, wanted)
+
+
+def test_the_newest_and_the_best_stay_across_a_restart(config, state, tmp_path):
+    scores = {1: 0.1, 2: 0.9, 3: 0.2, 4: None, 5: 0.3, 6: 0.1, 7: None}
+    for part in ([1, 2, 3, 4, 5], [6, 7]):
+        saver = checkpoints.Checkpoints(tmp_path, config)
+        for step in part:
+            saver.save(step, state, scores[step])
+        assert saver.latest_step() == part[-1]
+        saver.close()
+    assert sorted(int(item.name) for item in tmp_path.iterdir()) == [2, 6, 7]
+
+
+def test_reading_gives_parameters_and_metadata_alone(config, state, saved):
+    found = checkpoints.read(saved)
+    assert found.step == 3 and found.config == config
+    assert equal(found.params, jax.device_get(state.params))
+    assert found.metadata["format_version"] == 1
+    assert set(found.metadata) == {"format_version", "config", "tokenizer", "preprocessing", "activation"}
+
+
+def test_a_checkpoint_can_be_moved_and_read_alone(saved, tmp_path):
+    shutil.copytree(saved / "checkpoints" / "3", tmp_path / "mine")
+    assert checkpoints.read(tmp_path / "mine").path == tmp_path / "mine"
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(UserError, match="nothing: no such directory"):
+        checkpoints.find(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        checkpoints.find(tmp_path)
+
+
+def test_an_unfinished_save_is_passed_over(saved, tmp_path):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "8" / "metadata").mkdir(parents=True)
+    assert checkpoints.find(tmp_path).name == "3"
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda file, text: file.write_text(text[:20]), "cannot be read as JSON"),
+        (
+            lambda file, text: file.write_text(json.dumps({**json.loads(text), "format_version": 99})),
+            "format_version 99",
+        ),
+        (
+            lambda file, text: file.write_text(json.dumps({**json.loads(text), "config": {"x": 1}})),
+            "not a configuration",
+        ),
+        (
+            lambda file, text: [item.unlink() for item in (file.parents[1] / "state").rglob("*") if item.is_file()],
+            "state",
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_clear_line(saved, tmp_path, harm, said):
+    shutil.copytree(saved / "checkpoints" / "3", tmp_path / "3")
+    file = tmp_path / "3" / "metadata" / "metadata"
+    harm(file, file.read_text())
+    with pytest.raises(UserError, match=said) as caught:
+        checkpoints.read(tmp_path / "3")
+    assert "\n" not in str(caught.value)

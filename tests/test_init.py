@@ -1,0 +1,22 @@
+"""The face of the package: cheap to import, complete when asked."""
+
+import subprocess
+import sys
+
+import pytest
+
+import clipjax
+
+
+def test_import_loads_neither_jax_nor_other_heavy_libraries():
+    code = "import clipjax, sys; print(sorted({'jax', 'numpy', 'grain', 'flax', 'optax', 'orbax'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_every_name_of_the_face_is_there():
+    assert all(getattr(clipjax, name) is not None for name in clipjax.__all__)
+
+
+def test_another_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = clipjax.nothing
