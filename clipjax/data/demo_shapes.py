@@ -9,19 +9,19 @@ from PIL import Image, ImageDraw
 SIDE = 32  # pixels of a picture's side
 COLORS = {
     "red": (214, 35, 40),
-    "yellow": (250, 222, 50),
+    "yellow": (245, 205, 20),
     "green": (40, 150, 60),
-    "cyan": (70, 215, 230),
+    "cyan": (0, 195, 215),
     "blue": (35, 80, 210),
     "purple": (125, 45, 165),
     "pink": (255, 130, 190),
-    "brown": (115, 70, 35),
+    "brown": (130, 78, 40),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-SIZES = {"small": 0.16, "medium": 0.22, "large": 0.3}  # radius of a shape, as a part of the side
+SIZES = {"small": 0.2, "large": 0.32}  # radius of a shape, as a part of the side
 NUMBERS = ("one", "two", "three")
 PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "center": (0, 0)}
-BACKGROUNDS = {"white": (245, 245, 245), "gray": (150, 150, 150), "black": (15, 15, 15)}
+BACKGROUNDS = {"white": (247, 247, 247), "gray": (190, 190, 190), "beige": (235, 220, 180)}
 
 _OVERSAMPLING = 4
 _SHRINK = (1.0, 0.66, 0.62)  # radius for one, two, three shapes, so that three large ones fit
@@ -55,12 +55,12 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
     radius = SIZES[scene.size] * _SHRINK[scene.number - 1] * rng.uniform(0.93, 1.07)
     layout = np.array(_LAYOUTS[scene.number - 1]) * radius
     room = np.maximum(0.5 - np.abs(layout).max(axis=0) - radius - 0.01, 0.0)  # how far the group may move, x and y
-    centre = 0.5 + np.array(PLACES[scene.place]) * room * rng.uniform(0.85, 1.0) + room * rng.uniform(-0.1, 0.1, 2)
+    centre = 0.5 + np.array(PLACES[scene.place]) * room * rng.uniform(0.85, 1.0) + room * rng.uniform(-0.08, 0.08, 2)
     image = Image.new("RGB", (side, side), _tint(BACKGROUNDS[scene.background], rng, 7))
     canvas = ImageDraw.Draw(image)
     for offset in layout:
         x, y = (np.clip(centre, 0.5 - room, 0.5 + room) + offset) * side
-        _draw_shape(canvas, scene.shape, x, y, radius * side, rng.uniform(-0.12, 0.12), _tint(COLORS[scene.color], rng))
+        _draw_shape(canvas, scene.shape, x, y, radius * side, rng.uniform(-0.08, 0.08), _tint(COLORS[scene.color], rng))
     return image.reduce(_OVERSAMPLING)
 
 

@@ -118,7 +118,7 @@ def _loss_and_recall(image, text, scale, plan):
 
 
 def _forward(image, text, scale, plan):
-    """((loss, recall), what the gradient needs); the latter holds two vectors [B] beside the arguments."""
+    """((loss, recall), what the gradient needs: the arguments and the two logsumexps, in their parts)."""
 
     def here(image, text, scale):  # [b, E] this device
         b, n = image.shape[0], lax.axis_size(plan.axes)
@@ -127,20 +127,20 @@ def _forward(image, text, scale, plan):
         # Cosines are subtracted before they are scaled, so that a small loss at a large scale keeps its digits.
         losses = [scale * (x.best - found.own) + jnp.log(x.total) for x in (found.sums, text_sums)]  # [tiles, t]
         loss, hits = (tiles.uncut(x, b) for x in (losses[0] + losses[1], found.nearest == images.ids))
-        lses = [tiles.uncut(scale * x.best + jnp.log(x.total), b) for x in (found.sums, text_sums)]
-        return lax.psum((loss.sum() / (2 * b * n), hits.sum(dtype=jnp.float32) / (b * n)), plan.axes), lses
+        means = loss.sum() / (2 * b * n), hits.sum(dtype=jnp.float32) / (b * n)
+        return lax.psum(means, plan.axes), (found.sums, text_sums)
 
-    outputs, lses = plan.on_mesh(here, (_ROWS, _ROWS, _ALL), (_ALL, _ROWS))(image, text, scale)
-    return outputs, (image, text, *lses, scale)
+    outputs, sums = plan.on_mesh(here, (_ROWS, _ROWS, _ALL), (_ALL, _ROWS))(image, text, scale)
+    return outputs, (image, text, *sums, scale)
 
 
 def _backward(plan, kept, cotangents):
-    def here(image, text, image_lse, text_lse, scale, cotangent):  # [b, E], [b] this device
+    def here(image, text, image_sums, text_sums, scale, cotangent):  # [b, E], Sums [tiles, t] this device
         b, n = image.shape[0], lax.axis_size(plan.axes)
-        lses = [tiles.cut(x, plan.block_size) for x in (image_lse, text_lse)]
         weight = cotangent / (2 * b * n)
+        images, texts = plan.blocks(image, text)
         backward = _METHODS[plan.method].backward
-        d_image, d_text, d_scale = backward(*plan.blocks(image, text), *lses, scale, weight, plan.axes)
+        d_image, d_text, d_scale = backward(images, texts, image_sums, text_sums, scale, weight, plan.axes)
         d_image, d_text = (tiles.uncut(x, b).astype(image.dtype) for x in (d_image, d_text))
         return d_image, d_text, lax.psum(d_scale, plan.axes)
 

@@ -16,10 +16,10 @@ def forward(rows, columns, scale, axes):
     return found, _add_sums(sums, scale, axes)
 
 
-def backward(rows, columns, row_lse, column_lse, scale, weight, axes):
+def backward(rows, columns, row_sums, column_sums, scale, weight, axes):
     """tiles.backward of the same; d_columns are complete for this device's own columns, d_scale is its share."""
-    columns, column_lse = _everybodys((columns, column_lse), axes)
-    d_rows, d_columns, d_scale = tiles.backward(rows, columns, row_lse, column_lse, scale, weight)
+    columns, column_sums = _everybodys((columns, column_sums), axes)
+    d_rows, d_columns, d_scale = tiles.backward(rows, columns, row_sums, column_sums, scale, weight)
     return d_rows, _add(d_columns, axes), d_scale
 
 

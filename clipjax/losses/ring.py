@@ -28,20 +28,19 @@ def forward(rows, columns, scale, axes):
     return found, _hop(sums, axes)  # the last hop brings them home
 
 
-def backward(rows, columns, row_lse, column_lse, scale, weight, axes):
+def backward(rows, columns, row_sums, column_sums, scale, weight, axes):
     """tiles.backward of the same; d_columns are complete for this device's own columns, d_scale is its share."""
 
     def step(carry, _):
         travelling, d_columns, mine = carry
         next_travelling, arriving = _hop((travelling, d_columns), axes)
-        columns, column_lse = travelling
-        d_rows, d_columns, d_scale = tiles.backward(rows, columns, row_lse, column_lse, scale, weight)
+        d_rows, d_columns, d_scale = tiles.backward(rows, travelling[0], row_sums, travelling[1], scale, weight)
         return (next_travelling, arriving + d_columns, jax.tree.map(jnp.add, mine, (d_rows, d_scale))), None
 
     d_columns = jnp.zeros_like(columns.features, jnp.float32)
-    mine = (jnp.zeros_like(rows.features, jnp.float32), jnp.zeros_like(row_lse[0, 0]))
+    mine = (jnp.zeros_like(rows.features, jnp.float32), jnp.zeros_like(row_sums.best[0, 0]))
     (_, d_columns, (d_rows, d_scale)), _ = lax.scan(
-        step, ((columns, column_lse), d_columns, mine), length=lax.axis_size(axes)
+        step, ((columns, column_sums), d_columns, mine), length=lax.axis_size(axes)
     )
     return d_rows, _hop(d_columns, axes), d_scale
 

@@ -105,23 +105,24 @@ def forward(rows, columns, scale):
     return found, sums
 
 
-def backward(rows, columns, row_lse, column_lse, scale, weight):
-    """Each logit once more: gradients of weight * sum(row_lse + column_lse - 2 * own logit), all float32.
+def backward(rows, columns, row_sums, column_sums, scale, weight):
+    """Each logit once more: gradients of weight * (all logsumexps of rows and columns - 2 * all own logits).
 
-    row_lse, column_lse [tiles, t]: logsumexp of each row and each column over the whole batch.
-    Returns (d_rows [tiles, t, E], d_columns [tiles, t, E], d_scale []).
+    row_sums, column_sums [tiles, t]: Sums of each row and each column over the whole batch.
+    Returns (d_rows [tiles, t, E], d_columns [tiles, t, E], d_scale []), all float32.
     """
 
-    def row_tile(carry, row_and_lse):
-        row, r = row_and_lse
+    def row_tile(carry, row_and_sums):
+        row, r = row_and_sums
 
-        def column_tile(carry, column_and_lse):
+        def column_tile(carry, column_and_sums):
             d_row, d_columns, d_scale = carry
-            j, column, c = column_and_lse
+            j, column, c = column_and_sums
             u = _cosines(row, column)  # [t rows, t columns]
-            logits = scale * u
-            g = jnp.exp(logits - r[:, None]) + jnp.exp(logits - c[None, :]) - 2.0 * _pairs(row, column)
-            g = jnp.where(_real(row, column), g, 0.0)  # exp overflows where a row's logsumexp meets a padded column
+            # Not exp(logit - logsumexp): at scale 100 the rounding of a logsumexp would tilt its whole row by 4e-6.
+            g = jnp.exp(scale * (u - r.best[:, None])) / r.total[:, None]
+            g = g + jnp.exp(scale * (u - c.best[None, :])) / c.total[None, :] - 2.0 * _pairs(row, column)
+            g = jnp.where(_real(row, column), g, 0.0)  # exp may overflow in the padding
             d_scale = d_scale + weight * jnp.sum(g * u)
             # The pairs are already subtracted, so that rounding to bf16 is relative to what is left of the gradient.
             g = g.astype(row.features.dtype)
@@ -130,12 +131,12 @@ def backward(rows, columns, row_lse, column_lse, scale, weight):
             return (d_row, d_columns.at[j].add(d_column), d_scale), None
 
         start = jnp.zeros_like(row.features, jnp.float32)
-        tiles = (jnp.arange(columns.ids.shape[0]), columns, column_lse)
+        tiles = (jnp.arange(columns.ids.shape[0]), columns, column_sums)
         (d_row, *carry), _ = lax.scan(column_tile, (start, *carry), tiles)
         return tuple(carry), d_row
 
-    start = (jnp.zeros_like(columns.features, jnp.float32), jnp.zeros_like(row_lse[0, 0]))
-    (d_columns, d_scale), d_rows = lax.scan(row_tile, start, (rows, row_lse))
+    start = (jnp.zeros_like(columns.features, jnp.float32), jnp.zeros_like(row_sums.best[0, 0]))
+    (d_columns, d_scale), d_rows = lax.scan(row_tile, start, (rows, row_sums))
     return d_rows, d_columns, d_scale
 
 

@@ -14,8 +14,9 @@ from clipjax.losses import contrastive_loss, contrastive_loss_and_recall
 SCALE = 1 / 0.07
 
 
-def value_and_gradients(arguments, **options):
-    return jax.value_and_grad(lambda *x: contrastive_loss(*x, **options), argnums=(0, 1, 2))(*arguments)
+def value_and_gradients(arguments, jit=True, **options):
+    step = jax.value_and_grad(lambda *x: contrastive_loss(*x, **options), argnums=(0, 1, 2))
+    return (jax.jit(step) if jit else step)(*arguments)
 
 
 @pytest.mark.parametrize("method", ["ring", "gather"])
@@ -74,7 +75,7 @@ def test_placed_and_unplaced_inputs_give_the_same(spec, unit_pairs, dense, mesh_
     # None: on one device that is not the mesh's first
     place = jax.devices()[3] if spec is None else NamedSharding(mesh, PartitionSpec(*spec))
     placed = (jax.device_put(image, place), jax.device_put(text, place), SCALE)
-    assert_close(value_and_gradients(placed, mesh=mesh, block_size=8), dense(image, text, SCALE))
+    assert_close(value_and_gradients(placed, jit=False, mesh=mesh, block_size=8), dense(image, text, SCALE))
 
 
 def test_gradients_of_sharded_features_stay_sharded(unit_pairs, mesh_of):
@@ -100,7 +101,7 @@ def test_a_scale_of_100_with_near_duplicates_stays_finite_and_right(unit_pairs, 
     (loss, gradients), (expected, expected_gradients) = value_and_gradients(arguments, block_size=7), dense(*arguments)
     assert_close(loss, expected)
     # What is left when gradients of like features cancel: float32 cosines carry them to a few digits only.
-    assert_close(gradients[:2], expected_gradients[:2], relative=1e-2)
+    assert_close(gradients[:2], expected_gradients[:2], relative=1e-3)
     assert np.isfinite(gradients[2])
 
 

@@ -1,10 +1,13 @@
 """Models small enough to compile in a second, and batches for them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from clipjax.config import ImageConfig, ModelConfig, TextConfig
+from clipjax.models.clip import CLIP
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +38,21 @@ def tokens():
         ],
         jnp.int32,
     )
+
+
+@pytest.fixture(scope="session")
+def init(small):
+    """init(key) -> the parameters of `small`, compiled once."""
+    return jax.jit(lambda key: nnx.state(CLIP(small, rngs=nnx.Rngs(key)), nnx.Param))
+
+
+@pytest.fixture(scope="session")
+def build(small, init):
+    """build(**options) -> CLIP of `small`, with the same parameters whatever the options."""
+    state = init(jax.random.key(0))
+
+    def build(**options):
+        abstract = nnx.eval_shape(lambda: CLIP(small, rngs=nnx.Rngs(0), **options))
+        return nnx.merge(nnx.graphdef(abstract), state)
+
+    return build

@@ -45,7 +45,8 @@ def test_activations_are_the_exact_forms():
 def test_linear_multiplies_the_last_axis_whatever_the_rank(shape):
     linear = Linear(5, (3, 4), kernel_init=normal(1.0), bias_init=uniform(1.0), rngs=nnx.Rngs(0))
     x = jnp.asarray(np.random.RandomState(0).randn(*shape), jnp.float32)
-    expected = np.einsum("...i,ijk->...jk", np.asarray(x, np.float64), linear.kernel[...]) + linear.bias[...]
+    kernel, bias = np.asarray(linear.kernel[...]), np.asarray(linear.bias[...])
+    expected = np.einsum("...i,ijk->...jk", x, kernel) + bias
     np.testing.assert_allclose(linear(x), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -1,5 +1,7 @@
 """The text tower's own parts: where a caption is read, what cannot change it, initialisation."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,49 +13,51 @@ from clipjax.errors import UserError
 from clipjax.models.text import TextTransformer
 from clipjax.trees import flatten
 
-
-def tower(config, **options):
-    options = dict(activation="quick_gelu", dtype=jnp.float32, remat="none", unroll=1) | options
-    return TextTransformer(config, 24, rngs=nnx.Rngs(0), **options)
+encode = nnx.jit(lambda tower, tokens: tower(tokens))
 
 
 @pytest.fixture(scope="module")
-def model(small):
-    return tower(small.text)
+def model(build):
+    return build().text
 
 
-def test_cutting_to_the_longest_caption_changes_nothing(model, tokens):
-    np.testing.assert_allclose(model(tokens[:, :9]), model(tokens), rtol=0, atol=1e-6)
+@pytest.fixture(scope="module")
+def features(model, tokens):
+    return encode(model, tokens)
 
 
-def test_what_follows_the_end_token_changes_nothing(model, tokens):
+def test_cutting_to_the_longest_caption_changes_nothing(model, tokens, features):
+    np.testing.assert_allclose(encode(model, tokens[:, :9]), features, rtol=0, atol=1e-6)
+
+
+def test_what_follows_the_end_token_changes_nothing(model, tokens, features):
     after = jnp.arange(12)[None, :] > jnp.argmax(tokens == 99, axis=1)[:, None]
     for filler in (42, 99):  # another end token too: the first one counts
-        np.testing.assert_allclose(model(jnp.where(after, filler, tokens)), model(tokens), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(encode(model, jnp.where(after, filler, tokens)), features, rtol=0, atol=1e-6)
 
 
-def test_every_token_up_to_the_end_token_counts(model, tokens):
-    before = model(tokens)[2]
-    for position in range(8):
-        changed = tokens[2:3].at[0, position].set(60)
-        assert jnp.abs(model(changed)[0] - before).max() > 1e-4, position
+def test_every_token_up_to_the_end_token_counts(model, tokens, features):
+    for positions in ((0, 1, 2, 3), (4, 5, 6, 7)):
+        changed = jnp.stack([tokens[2].at[position].set(60) for position in positions])
+        moved = jnp.abs(encode(model, changed) - features[2][None]).max(1)
+        assert (moved > 1e-4).all(), (positions, moved)
 
 
-def test_the_end_token_is_named_not_the_largest_id(small, tokens):
-    """As in every vocabulary with tokens above its end token."""
-    named = tower(TextConfig(**{**vars(small.text), "vocab_size": 120}))
-    changed = tokens.at[:, 0].set(110)
-    longer = jnp.where(jnp.arange(12)[None, :] > 8, 7, changed)
-    np.testing.assert_allclose(named(longer), named(changed), rtol=0, atol=1e-6)
+def test_the_end_token_is_named_by_the_config_not_the_largest_id(small, build, tokens):
+    """As in vocabularies with tokens above their end token."""
+    model = build().text
+    model.config = dataclasses.replace(small.text, end_token=50)  # tokens[3]: 98, 50, 40, 30, 99
+    after = jnp.where(jnp.arange(12)[None, :] > 1, 99, tokens)
+    np.testing.assert_allclose(encode(model, after)[3], encode(model, tokens)[3], rtol=0, atol=1e-6)
 
 
 def test_a_row_without_end_token_is_read_at_its_first_position(model):
-    rows = model(jnp.asarray([[98, 1, 2], [98, 3, 4]]))
+    rows = encode(model, jnp.asarray([[98, *[filler] * 11] for filler in (1, 2, 3, 4)]))
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
 
 
-def test_features_are_float32_rows_even_in_bfloat16(small, tokens):
-    features = tower(small.text, dtype=jnp.bfloat16)(tokens)
+def test_features_are_float32_rows_even_in_bfloat16(build, tokens):
+    features = encode(build(dtype=jnp.bfloat16).text, tokens)
     assert features.shape == (4, 24) and features.dtype == jnp.float32
 
 
@@ -62,17 +66,18 @@ def test_a_row_longer_than_the_context_is_refused(model):
         model(jnp.zeros((2, 13), jnp.int32))
 
 
-def test_only_tokens_that_occur_get_a_gradient(model, tokens):
+def test_only_tokens_up_to_the_end_token_get_a_gradient(model, tokens):
     graph, state = nnx.split(model)
-    gradient = jax.grad(lambda state: nnx.merge(graph, state)(tokens).sum())(state)["token_embedding"][...]
-    touched = np.flatnonzero(np.abs(gradient).max(1))
-    assert set(touched) == {98, 99, 5, 7, 1, 2, 3, 4, 6, 50, 40, 30}
+    gradient = jax.jit(jax.grad(lambda state: nnx.merge(graph, state)(tokens).sum()))(state)
+    touched = np.flatnonzero(np.abs(gradient["token_embedding"][...]).max(1))
+    assert set(touched) == {98, 99, 5, 7, 1, 2, 3, 4, 6, 50, 40, 30}  # 0 stands behind the end tokens only
 
 
 def test_initialisation_is_the_release_s():
     width, layers = 128, 3
     config = TextConfig(context_length=40, vocab_size=500, width=width, layers=layers, heads=2, end_token=499)
-    state = flatten(nnx.state(tower(config)))
+    options = dict(activation="gelu", dtype=jnp.float32, remat="none", unroll=1)
+    state = flatten(jax.jit(lambda: nnx.state(TextTransformer(config, 24, rngs=nnx.Rngs(0), **options)))())
     deviation = {
         "token_embedding": 0.02,
         "positional_embedding": 0.01,

@@ -25,6 +25,9 @@ def position():
     return jnp.asarray([0, 3, 6])
 
 
+call = nnx.jit(lambda module, x: module(x))
+
+
 def layer(blocks, index):
     """One layer of stacked blocks as a block of its own."""
     graph, state = nnx.split(blocks)
@@ -72,23 +75,27 @@ def with_random_parameters(module):
 def test_block_equals_numpy(x, causal):
     block = with_random_parameters(Block(W, HEADS, causal=causal, rngs=nnx.Rngs(0), **OPTIONS))
     expected = block_in_numpy(flatten(nnx.state(block)), x, HEADS, causal)
-    np.testing.assert_allclose(block(x), expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(call(block, x), expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_row_of_a_block_is_that_row_of_all_its_tokens(x, position, causal):
     block = with_random_parameters(Block(W, HEADS, causal=causal, rngs=nnx.Rngs(0), **OPTIONS))
-    whole = block(x)
+    whole = call(block, x)
     np.testing.assert_allclose(block.row(x, position), take_row(whole, position), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(block.row(x, 2), whole[:, 2], rtol=1e-5, atol=1e-5)
 
 
-def test_layers_start_from_different_numbers():
-    blocks = stack(LAYERS, W, HEADS, causal=True, rngs=nnx.Rngs(0), **OPTIONS)
+def test_layers_start_from_different_numbers(blocks):
     for path, leaf in flatten(nnx.state(blocks)).items():
         assert leaf.shape[0] == LAYERS
         if path.endswith("kernel") or path.startswith("mlp"):
             assert len(np.unique(leaf)) > 0.9 * leaf.size, path
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return nnx.jit(lambda: stack(LAYERS, W, HEADS, causal=True, rngs=nnx.Rngs(0), **OPTIONS))()
 
 
 def value_and_gradients(blocks, x, position, **options):
@@ -103,47 +110,46 @@ def value_and_gradients(blocks, x, position, **options):
     return rows, flatten(gradients)
 
 
-def assert_same(one, other):
-    np.testing.assert_allclose(one[0], other[0], rtol=1e-5, atol=1e-5)
-    for path, leaf in one[1].items():
-        scale = float(jnp.abs(leaf).max())
-        np.testing.assert_allclose(leaf, other[1][path], rtol=1e-5, atol=1e-5 * scale, err_msg=path)
-
-
 @pytest.fixture(scope="module")
-def blocks():
-    return stack(LAYERS, W, HEADS, causal=True, rngs=nnx.Rngs(0), **OPTIONS)
+def scanned(blocks, x, position):
+    return value_and_gradients(blocks, x, position)
 
 
-def test_run_equals_a_loop_over_whole_layers(blocks, x, position):
-    expected = x
-    for index in range(LAYERS):
-        expected = layer(blocks, index)(expected)
-    rows = run(blocks, x, position)
-    np.testing.assert_allclose(rows, take_row(expected, position), rtol=1e-5, atol=1e-5)
+def test_run_equals_a_loop_over_whole_layers(blocks, x, position, scanned):
+    @nnx.jit
+    def loop(blocks, x):
+        for index in range(LAYERS):
+            x = layer(blocks, index)(x)
+        return take_row(x, position)
+
+    np.testing.assert_allclose(scanned[0], loop(blocks, x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "options", [dict(unroll=True), dict(unroll=2), dict(remat="block"), dict(remat="block", unroll=True)]
-)
-def test_unroll_and_remat_change_neither_values_nor_gradients(blocks, x, position, options):
-    assert_same(value_and_gradients(blocks, x, position, **options), value_and_gradients(blocks, x, position))
+@pytest.mark.parametrize("options", [dict(unroll=True), dict(remat="block")])
+def test_unroll_and_remat_change_neither_values_nor_gradients(blocks, x, position, scanned, options):
+    rows, gradients = value_and_gradients(blocks, x, position, **options)
+    np.testing.assert_allclose(rows, scanned[0], rtol=1e-5, atol=1e-5)
+    for path, leaf in scanned[1].items():
+        largest = float(jnp.abs(leaf).max())
+        np.testing.assert_allclose(gradients[path], leaf, rtol=1e-5, atol=1e-5 * largest, err_msg=path)
 
 
 @pytest.mark.parametrize("unroll", [1, True])
-def test_a_single_layer_runs(x, position, unroll):
-    blocks = stack(1, W, HEADS, causal=False, rngs=nnx.Rngs(0), **OPTIONS)
-    rows = run(blocks, x, position, unroll=unroll)
+def test_a_single_layer_runs(blocks, x, position, unroll):
+    graph, state = nnx.split(blocks)
+    first = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[:1], state))
+    rows = nnx.jit(lambda first, x: run(first, x, position, unroll=unroll))(first, x)
     np.testing.assert_allclose(rows, take_row(layer(blocks, 0)(x), position), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("unroll", [1, True])
-def test_remat_lowers_temporary_memory(blocks, unroll):
+def test_remat_lowers_temporary_memory_even_if_unrolling_is_asked_for(blocks):
     graph, state = nnx.split(blocks)
     x = jax.ShapeDtypeStruct((64, T, W), jnp.float32)
 
-    def temporary(remat):
-        squares = lambda state, x: jnp.square(run(nnx.merge(graph, state), x, 0, remat=remat, unroll=unroll)).sum()  # noqa: E731
+    def temporary(**options):
+        def squares(state, x):
+            return jnp.square(run(nnx.merge(graph, state), x, 0, **options)).sum()
+
         return jax.jit(jax.grad(squares)).lower(state, x).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporary("block") < 0.8 * temporary("none")
+    assert temporary(remat="block", unroll=True) < 0.8 * temporary()

@@ -51,7 +51,7 @@ def tar_index(path: str | Path) -> Index:
         index = _load(kept, stat)
         if index is None:
             index = _scan(path, stat.st_size)
-            if len(index.names) >= _WORTH_KEEPING:
+            if len(index.names) >= _WORTH_KEEPING and not index.damage:  # damage may be a bad moment of the disk
                 _save(kept, stat, index)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}. Give a tar file.") from error
@@ -69,8 +69,8 @@ def _scan(path, size: int) -> Index:
         raise
     except Exception as error:  # here and below: on hostile headers tarfile raises nearly any kind
         raise UserError(f"{path}: found {_what(path, size)}, expected a tar without compression.") from error
+    damage, last = "", -1
     with tar:
-        damage, last = "", -1
         while not damage:
             try:
                 member = tar.next()
@@ -81,11 +81,11 @@ def _scan(path, size: int) -> Index:
                 damage = _after(path, tar.offset, size)
                 break
             tar.members.clear()  # or a million of them stay in memory
-            end = member.offset_data + member.size
+            excess = member.offset_data + member.size - size
             if member.offset <= last or member.size < 0:  # a header that points back would be read for ever
                 damage = _cut(member.offset, size, "a header that leads nowhere")
-            elif end > size:
-                damage = _cut(member.offset, size, f"{member.name} wants {end - size:,} bytes more")
+            elif excess > 0:
+                damage = _cut(member.offset, size, f"{member.name} wants {excess:,} bytes more")
             elif member.isreg() and not member.issparse() and "\0" not in member.name:
                 names.append(member.name)
                 spans.append((member.offset_data, member.size))
@@ -129,11 +129,11 @@ def _load(kept: Path, stat) -> Index | None:
             if arrays["made_of"].tolist() != [_FORMAT, stat.st_size, stat.st_mtime_ns]:
                 return None
             names = arrays["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
-            spans, damage = arrays["spans"], arrays["damage"].tobytes().decode("utf-8", "surrogateescape")
+            spans = arrays["spans"]
     except Exception:  # absent, half a file, or anything else under that name
         return None
     whole = spans.dtype == np.int64 and spans.shape == (len(names), 2) and spans.min() >= 0
-    return Index(names, spans, damage) if whole and spans.sum(axis=1).max() <= stat.st_size else None
+    return Index(names, spans, "") if whole and spans.sum(axis=1).max() <= stat.st_size else None
 
 
 def _save(kept: Path, stat, index: Index) -> None:
@@ -142,7 +142,6 @@ def _save(kept: Path, stat, index: Index) -> None:
         "made_of": np.array([_FORMAT, stat.st_size, stat.st_mtime_ns], np.int64),
         "names": np.frombuffer("\0".join(index.names).encode("utf-8", "surrogateescape"), np.uint8),
         "spans": index.spans,
-        "damage": np.frombuffer(index.damage.encode("utf-8", "surrogateescape"), np.uint8),
     }
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from clipjax.errors import UserError
 ranges = st.tuples(st.sampled_from(["0", "3", "08", "11", "000", "12"]), st.sampled_from(["0", "5", "09", "10", "003"]))
 words = st.sampled_from(["a", "bc", "d.tar", "x-", ""])
 patterns = st.recursive(
-    words | ranges.map(lambda ends: "{%s..%s}" % ends),
+    words | ranges.map(lambda ends: f"{{{ends[0]}..{ends[1]}}}"),
     lambda inner: (
         st.lists(inner, min_size=2, max_size=3).map(lambda parts: "{" + ",".join(parts) + "}")
         | st.lists(inner, min_size=1, max_size=3).map("".join)

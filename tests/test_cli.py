@@ -1,0 +1,105 @@
+"""The command line: exit codes, one line for a mistake, help that fits a screen."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from clipjax import cli
+
+CONFIG = """
+from clipjax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.model.preset = "tiny"
+    config.total_steps = 2
+    config.optimizer.warmup_steps = 1
+    config.batch_size = 8
+    return config
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "required: COMMAND"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["train"], "required: --config, --workdir"),
+        (["train", "--config=CONFIG", "--workdir=W", "--confg.x=1"], "--confg.x=1: not an option of this command"),
+        (["train", "--config=none.py", "--workdir=W"], "none.py: no such file"),
+        (["train", "--config=CONFIG", "--workdir=W", "--config.batchsize=4"], "config.batchsize: no such key"),
+        (["train", "--config=CONFIG", "--workdir=W", "--config.mesh.fsdp=3"], "mesh"),
+        (["train", "--config=CONFIG", "--workdir=W", "--config.data.train=none/*.tar"], "data.train: no file matches"),
+        (["train", "--config=CONFIG", "--workdir=W"], "data.train"),
+        (["evaluate", "--checkpoint=none", "--data=D", "--out=O"], "D"),
+        (["prepare", "imagenet", "--out=O"], "invalid choice: 'imagenet'"),
+        (["evaluate", "--config.seed=1", "--checkpoint=C", "--data=D", "--out=O"], "--config.seed=1: not an option"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(config, tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    arguments = [item.replace("CONFIG", str(config)) for item in arguments]
+    assert cli.main(arguments) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("clipjax: ") and said in last
+
+
+def test_help_fits_a_screen_and_every_command_shows_an_example(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 24
+    for command in ("train", "evaluate", "prepare", "inspect"):
+        assert command in shown
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert f"example:\n  clipjax {command}" in capsys.readouterr().out
+
+
+def test_help_loads_no_jax():
+    code = (
+        "import sys\n"
+        "from clipjax import cli\n"
+        "try: cli.main(['train', '--help'])\n"
+        "except SystemExit: print('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.slow
+def test_train_and_evaluate_from_the_shell(config, shards, colour_folders, tmp_path):
+    def run(*command):
+        return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=tmp_path)
+
+    trained = run("-m", "clipjax", "train", f"--config={config}", "--workdir=W", f"--config.data.train={shards}")
+    assert trained.returncode == 0, trained.stderr
+    # The separate evaluation program must work where the training code cannot even be imported.
+    program = (
+        "import sys; sys.modules['clipjax.training'] = None\n"
+        "from clipjax.cli import evaluate_main\n"
+        f"sys.exit(evaluate_main(['--checkpoint=W', '--data={colour_folders}', '--out=O']))"
+    )
+    scored = run("-c", program)
+    assert scored.returncode == 0, scored.stderr
+    assert scored.stdout.splitlines()[-1] == "report: O/report.html"
+    report = json.loads((tmp_path / "O/report.json").read_text())
+    assert {row["metric"] for row in report["results"]} == {"accuracy", "accuracy_top5", "mean_per_class"}
+
+
+@pytest.mark.slow
+def test_inspect_and_prepare_print_what_they_found(config, shards, tmp_path, capsys):
+    assert cli.main(["inspect", f"--config={config}", f"--config.data.train={shards}"]) == 0
+    assert "40" in capsys.readouterr().out
+    assert cli.main(["prepare", "demo", f"--out={tmp_path}/demo"]) == 0
+    assert (tmp_path / "demo/zeroshot/classnames.txt").is_file()

@@ -1,0 +1,144 @@
+"""The run: saves where it should, goes on by itself, and stops for a reason that it names."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import clipjax
+from clipjax import checkpoints
+from clipjax.config import resolve
+from clipjax.errors import UserError
+from clipjax.training import loop
+from clipjax.training.loop import Stopped, train
+from clipjax.trees import flatten
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """A run takes all devices there are; here that is one."""
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: devices)
+    monkeypatch.setattr(jax, "device_count", lambda *_: 1)
+
+
+def final_state(workdir):
+    saved = checkpoints.read(workdir)
+    return saved.step, flatten(saved.params)
+
+
+def test_a_run_leaves_what_it_says(tiny, tmp_path, capsys):
+    tiny.total_steps = 3
+    bundle = train(tiny, tmp_path / "run")
+    assert bundle.step == 3
+    assert sorted(item.name for item in (tmp_path / "run").iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "tensorboard",
+    ]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert {"loss", "recall_at_1", "logit_scale", "gradient_norm", "parameter_norm", "learning_rate"} <= set(rows[0])
+    assert {"pairs_per_second", "data_wait_share", "skipped_steps"} <= set(rows[0])
+    assert sorted(int(item.name) for item in (tmp_path / "run/checkpoints").iterdir()) == [2, 3]
+    said = capsys.readouterr().err
+    assert "checkpoints:" in said and "metrics:" in said
+    loaded = clipjax.load(tmp_path / "run")
+    np.testing.assert_array_equal(loaded.encode_text(["a red picture"]), bundle.encode_text(["a red picture"]))
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(tiny, tmp_path, monkeypatch):
+    train(tiny, tmp_path / "whole")
+    counted = iter(range(100))
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 3"):
+        patch.setattr(loop._Run, "agreed", lambda self, asked: next(counted) == 3)
+        train(tiny, tmp_path / "parts")
+    assert final_state(tmp_path / "parts")[0] == 3
+    train(tiny, tmp_path / "parts")
+    (step, expected), (found_step, found) = final_state(tmp_path / "whole"), final_state(tmp_path / "parts")
+    assert step == found_step == 6
+    for path, leaf in expected.items():
+        np.testing.assert_array_equal(found[path], leaf, path)
+
+    def losses(run):
+        return [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+
+    assert losses("whole") == losses("parts")
+
+
+def test_a_finished_run_is_not_run_again(tiny, tmp_path):
+    tiny.total_steps = 2
+    train(tiny, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert train(tiny, tmp_path).step == 2
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_is_not_continued_with_another_model(tiny, tmp_path):
+    tiny.total_steps = 2
+    train(tiny, tmp_path)
+    tiny.model.image.layers = 1
+    with pytest.raises(UserError, match="model/image/layers was 2, is 1"):
+        train(tiny, tmp_path)
+
+
+def test_a_changed_setting_is_said(tiny, tmp_path, capsys):
+    tiny.total_steps = 2
+    train(tiny, tmp_path)
+    tiny.optimizer.weight_decay = 0.3
+    train(tiny, tmp_path)
+    assert "optimizer/weight_decay 0.2 -> 0.3" in capsys.readouterr().err
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run_with_step_and_tensor(tiny, tmp_path):
+    tiny.optimizer.learning_rate = 1e30
+    tiny.optimizer.warmup_steps = 0
+    tiny.total_steps = 20
+    tiny.max_skipped_steps = 3
+    with pytest.raises(
+        UserError, match=r"step \d+: 3 steps in a row were not finite, first (the gradient of|the loss)"
+    ):
+        train(tiny, tmp_path)
+
+
+def test_init_from_starts_at_the_parameters_of_a_checkpoint(tiny, tmp_path):
+    tiny.total_steps = 2
+    train(tiny, tmp_path / "first")
+    tiny.init_from = str(tmp_path / "first")
+    tiny.total_steps = 1
+    tiny.optimizer.learning_rate = 0.0
+    train(tiny, tmp_path / "second")
+    for path, leaf in final_state(tmp_path / "first")[1].items():
+        np.testing.assert_array_equal(final_state(tmp_path / "second")[1][path], leaf, path)
+
+
+def test_evaluations_lie_beside_the_steps_and_the_best_stays(tiny, colour_folders, tmp_path):
+    tiny.data.evaluate = str(colour_folders)
+    tiny.evaluate_every = 2
+    tiny.keep_checkpoints = 1
+    train(tiny, tmp_path)
+    reports = {
+        int(item.parent.name): json.loads(item.read_text()) for item in tmp_path.glob("evaluations/*/report.json")
+    }
+    assert sorted(reports) == [2, 4, 6]
+    assert all((tmp_path / f"evaluations/{step}/report.html").is_file() for step in reports)
+    scores = {step: np.mean([row["value"] for row in report["results"]]) for step, report in reports.items()}
+    best = max(scores, key=lambda step: (scores[step], step))
+    assert {int(item.name) for item in (tmp_path / "checkpoints").iterdir()} == {best, 6}
+
+
+def test_mistakes_are_told_before_data_is_opened(tiny, tmp_path):
+    tiny.data.train = str(tmp_path / "nothing-*.tar")
+    tiny.batch_size = 15
+    tiny.mesh.data = 2
+    with pytest.raises(UserError, match="batch_size: 15"):
+        train(tiny, tmp_path)
+
+
+def test_missing_data_is_named(tiny, tmp_path):
+    tiny.data.train = str(tmp_path / "nothing-*.tar")
+    with pytest.raises(UserError, match="data.train: no file matches '.*nothing-"):
+        train(resolve(tiny), tmp_path)

@@ -1,0 +1,46 @@
+"""The state: the same numbers on any mesh, and the shapes that were announced."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from clipjax.config import MeshConfig, resolve
+from clipjax.parallel.mesh import make_mesh
+from clipjax.training.optimizer import make_optimizer
+from clipjax.training.state import abstract_state, graph_of, init_state
+from clipjax.trees import flatten
+
+
+@pytest.fixture
+def config(tiny):
+    return resolve(tiny)
+
+
+def test_the_start_does_not_depend_on_the_mesh(config):
+    optimizer = make_optimizer(config)
+    one = init_state(config, optimizer, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
+    other = init_state(config, optimizer, make_mesh(MeshConfig(2, 2, 2)))
+    for path, leaf in flatten(one).items():
+        np.testing.assert_array_equal(leaf, flatten(other)[path], path)
+
+
+def test_another_seed_is_another_start(config):
+    mesh, optimizer = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]), make_optimizer(config)
+    one = init_state(config, optimizer, mesh)
+    other = init_state(dataclasses.replace(config, seed=1), optimizer, mesh)
+    assert not np.array_equal(one.params["image"]["patch"]["kernel"], other.params["image"]["patch"]["kernel"])
+
+
+def test_the_announced_shapes_and_places_are_the_real_ones(config):
+    mesh, optimizer = make_mesh(MeshConfig(2, 2, 2)), make_optimizer(config)
+    real, announced = flatten(init_state(config, optimizer, mesh)), flatten(abstract_state(config, optimizer, mesh))
+    assert list(real) == list(announced)
+    for path, leaf in real.items():
+        said = announced[path]
+        assert (leaf.shape, leaf.dtype, leaf.sharding) == (said.shape, said.dtype, said.sharding), path
+
+
+def test_the_graph_takes_no_memory(config):
+    assert not jax.tree.leaves(graph_of(config))

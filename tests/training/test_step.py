@@ -1,0 +1,123 @@
+"""The step: the loss of the global batch, the same on any mesh, and harmless when something is not finite."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from clipjax.bundle import merge
+from clipjax.config import MeshConfig, resolve
+from clipjax.data.batch import Batch
+from clipjax.images.preprocess import normalize
+from clipjax.parallel.mesh import make_mesh
+from clipjax.training.optimizer import make_optimizer
+from clipjax.training.state import graph_of, init_state
+from clipjax.training.step import MAX_LOG_SCALE, make_step
+from clipjax.trees import flatten
+
+MESHES = [MeshConfig(1, 1, 1), MeshConfig(4, 1, 1), MeshConfig(2, 2, 1), MeshConfig(1, 2, 2), MeshConfig(2, 2, 2)]
+
+
+@pytest.fixture
+def config(tiny):
+    tiny.model.image.heads = tiny.model.text.heads = 2
+    tiny.mesh.data = -1
+    return resolve(tiny)
+
+
+def batch_of(config, seed=0):
+    rng = np.random.default_rng(seed)
+    size, length = config.model.image.image_size, config.model.text.context_length
+    images = rng.integers(0, 256, (config.batch_size, size, size, 3), dtype=np.uint8)
+    tokens = rng.integers(1, 400, (config.batch_size, length)).astype(np.int32)
+    tokens[np.arange(config.batch_size), rng.integers(3, length, config.batch_size)] = 49407
+    return Batch(images, tokens)
+
+
+def start(config, mesh_config=MESHES[0]):
+    """State and jitted step on a mesh of as many devices as the sizes say."""
+    count = mesh_config.data * mesh_config.fsdp * mesh_config.tensor
+    mesh = make_mesh(mesh_config, jax.devices()[:count])
+    optimizer = make_optimizer(config)
+    return init_state(config, optimizer, mesh), jax.jit(make_step(config, optimizer, graph_of(config), mesh))
+
+
+def test_loss_and_recall_are_those_of_the_written_out_formula(config):
+    state, step = start(config)
+    batch = batch_of(config)
+    _, metrics = step(state, batch)
+    features = merge(config, state.params, {})(
+        normalize(batch.images, config.model.image.mean, config.model.image.std), batch.tokens
+    )
+    logits = np.asarray(features.logit_scale * features.image @ features.text.T, np.float64)
+    rows, columns = np.log(np.exp(logits).sum(1)), np.log(np.exp(logits).sum(0))
+    expected = 0.5 * ((rows - np.diag(logits)).mean() + (columns - np.diag(logits)).mean())
+    assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+    assert float(metrics["recall_at_1"]) == pytest.approx((logits.argmax(1) == np.arange(len(logits))).mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES[1:])
+def test_three_steps_are_the_same_on_any_mesh(config, mesh):
+    # eps above the noise of the gradients: AdamW turns a gradient of rounding errors into a full step otherwise
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, eps=1e-3))
+    (one, one_step), (other, other_step) = start(config), start(config, mesh)
+    for seed in range(3):
+        one, expected = one_step(one, batch_of(config, seed))
+        other, found = other_step(other, batch_of(config, seed))
+        for name in ("loss", "gradient_norm", "parameter_norm", "recall_at_1", "learning_rate"):
+            np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, err_msg=name)
+    for path, leaf in flatten(one.params).items():
+        np.testing.assert_allclose(flatten(other.params)[path], leaf, rtol=1e-4, atol=2e-6, err_msg=path)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(config):
+    state, step = start(config)
+    kernel = state.params["image"]["projection"]["kernel"]
+    state.params["image"]["projection"]["kernel"] = kernel.at[0, 0].set(jnp.inf)
+    after, metrics = step(state, batch_of(config))
+    assert not metrics["finite"] and not metrics["gradient_finite"].all()
+    assert (int(after.step), int(after.skipped), int(metrics["skipped_steps"])) == (1, 1, 1)
+    for path, leaf in flatten((state.params, state.opt_state)).items():
+        np.testing.assert_array_equal(flatten((after.params, after.opt_state))[path], leaf, path)
+
+
+def test_the_logit_scale_stays_at_most_100(config):
+    state, step = start(config)
+    state.params["logit_scale"] = jnp.asarray(MAX_LOG_SCALE + 1)
+    after, metrics = step(state, batch_of(config))
+    assert float(after.params["logit_scale"]) == pytest.approx(MAX_LOG_SCALE)
+    assert metrics["finite"]
+
+
+@pytest.mark.slow
+def test_bfloat16_computes_close_to_float32_and_keeps_float32_state(config):
+    (state, step), (_, half_step) = start(config), start(dataclasses.replace(config, precision="bfloat16"))
+    _, expected = step(state, batch_of(config))
+    after, found = half_step(state, batch_of(config))
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=0.02)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((after.params, after.opt_state))} <= {"float32", "int32"}
+
+
+@pytest.mark.slow
+def test_block_checkpointing_changes_no_number(config):
+    (state, step), (_, kept_step) = start(config), start(dataclasses.replace(config, remat="block"))
+    one, _ = step(state, batch_of(config))
+    other, _ = kept_step(state, batch_of(config))
+    for path, leaf in flatten(one.params).items():
+        np.testing.assert_allclose(flatten(other.params)[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_the_step_is_traced_once(config):
+    state, step = start(config)
+    for seed in range(3):
+        state, _ = step(state, batch_of(config, seed))
+    assert step._cache_size() == 1
+
+
+def test_batch_statistics_are_empty_without_batchnorm(config):
+    state, _ = start(config)
+    assert nnx.to_pure_dict(state.batch_stats) == {}

@@ -1,0 +1,66 @@
+"""Telemetry: whole lines, no step twice, and what the libraries read back."""
+
+import json
+
+import pytest
+
+from clipjax.config import resolve
+from clipjax.errors import UserError
+from clipjax.models.flops import forward_flops
+from clipjax.training.telemetry import Telemetry, keep_before, read_metrics
+
+
+@pytest.fixture
+def config(tiny):
+    return resolve(tiny)
+
+
+def test_records_come_back_as_they_were_written(config, tmp_path):
+    telemetry = Telemetry(tmp_path, config, 1)
+    telemetry.record(1, {"loss": 2.5, "skipped_steps": 0})
+    telemetry.record(2, {"loss": 1.5, "skipped_steps": 1})
+    telemetry.close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "loss": 2.5, "skipped_steps": 0},
+        {"step": 2, "loss": 1.5, "skipped_steps": 1},
+    ]
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_resumed_run_writes_no_step_twice(config, tmp_path):
+    for first, last in ((1, 5), (3, 6)):
+        telemetry = Telemetry(tmp_path, config, first)
+        for step in range(first, last + 1):
+            telemetry.record(step, {"loss": 1.0})
+        telemetry.close()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_torn_line_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 1}) + "\n" + '{"step": 2, "lo')
+    keep_before(path, 9)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_a_missing_file_has_no_records(tmp_path):
+    keep_before(tmp_path / "none", 1)
+    assert read_metrics(tmp_path / "none") == []
+
+
+def test_utilisation_counts_three_forwards_a_pair(config, tmp_path, monkeypatch):
+    telemetry = Telemetry(tmp_path, config, 1)
+    assert telemetry.utilisation(100.0) is None  # the peak of a CPU is not known
+    monkeypatch.setattr(telemetry, "_peak", 1e12)
+    expected = 3 * sum(forward_flops(config.model)) * 100.0 / (8 * 1e12)
+    assert telemetry.utilisation(100.0) == pytest.approx(expected)
+    telemetry.close()
+
+
+def test_weights_and_biases_absent_is_said(tiny, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    tiny.wandb_project = "mine"
+    with pytest.raises(UserError, match="pip install 'clipjax.wandb.'"):
+        Telemetry(tmp_path, resolve(tiny), 1)
