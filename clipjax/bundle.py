@@ -144,13 +144,8 @@ def load(path: str | os.PathLike) -> Bundle:
 
 
 def make_module(config: Config, seed=0) -> CLIP:
-    """The freshly initialised module of a config, from a number or a key; call inside `jit` or `nnx.eval_shape`.
-
-    Blocks are unrolled on CPU, where a scan costs a fifth of the step, and scanned elsewhere.
-    """
-    unroll = True if jax.default_backend() == "cpu" else 1
-    dtype = compute_dtype(config.precision)
-    return CLIP(config.model, rngs=nnx.Rngs(seed), dtype=dtype, remat=config.remat, unroll=unroll)
+    """The freshly initialised module of a config, from a number or a key; call inside `jit` or `nnx.eval_shape`."""
+    return CLIP(config.model, rngs=nnx.Rngs(seed), dtype=compute_dtype(config.precision), remat=config.remat)
 
 
 def merge(config: Config, params: dict, batch_stats: dict) -> CLIP:

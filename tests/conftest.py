@@ -1,8 +1,12 @@
 """What all tests share: eight CPU devices, strict shapes, and no network."""
 
 import io
+import os
 import pathlib
 import tarfile
+
+# Compiling takes most of the time of small runs: optimise little, here and in the processes that tests start.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 import jax
 import numpy as np

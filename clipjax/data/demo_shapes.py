@@ -18,13 +18,13 @@ COLORS = {
     "brown": (130, 78, 40),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-SIZES = {"small": 0.2, "large": 0.32}  # radius of a shape, as a part of the side
+SIZES = {"small": 0.24, "large": 0.34}  # radius of a shape, as a part of the side
 NUMBERS = ("one", "two", "three")
 PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "center": (0, 0)}
 BACKGROUNDS = {"white": (247, 247, 247), "gray": (190, 190, 190), "beige": (235, 220, 180)}
 
 _OVERSAMPLING = 4
-_SHRINK = (1.0, 0.66, 0.62)  # radius for one, two, three shapes, so that three large ones fit
+_SHRINK = (1.0, 0.62, 0.6)  # radius for one, two, three shapes, so that three large ones fit
 _LAYOUTS = (  # centres of one, two, three shapes, in radii, around the middle of the group
     ((0.0, 0.0),),
     ((-1.05, 0.0), (1.05, 0.0)),
@@ -52,7 +52,7 @@ def random_scene(rng: np.random.Generator, color: str, shape: str) -> Scene:
 def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
     """The scene as an RGB picture of SIDE x SIDE pixels; `rng` shifts, turns and tints it a little."""
     side = SIDE * _OVERSAMPLING
-    radius = SIZES[scene.size] * _SHRINK[scene.number - 1] * rng.uniform(0.93, 1.07)
+    radius = SIZES[scene.size] * _SHRINK[scene.number - 1] * rng.uniform(0.95, 1.05)
     layout = np.array(_LAYOUTS[scene.number - 1]) * radius
     room = np.maximum(0.5 - np.abs(layout).max(axis=0) - radius - 0.01, 0.0)  # how far the group may move, x and y
     centre = 0.5 + np.array(PLACES[scene.place]) * room * rng.uniform(0.85, 1.0) + room * rng.uniform(-0.08, 0.08, 2)
@@ -117,7 +117,7 @@ def _star():
     return [(1.0 if i % 2 == 0 else 0.42, i * math.pi / 5) for i in range(10)]
 
 
-def _cross(half=0.28):
+def _cross(half=0.32):
     corner, tip, turn = half * math.sqrt(2), math.hypot(1.0, half), math.atan(half)
     arm = [(tip, -turn), (tip, turn), (corner, math.pi / 4)]
     return [(r * 0.95, a + k * math.pi / 2) for k in range(4) for r, a in arm]

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 
@@ -59,8 +59,8 @@ def interval(share: float, n: float) -> tuple[float, float]:
     """Clopper-Pearson 95 % interval of a share of n independent trials; n may be an effective, fractional number."""
     share, tail = float(share), (1 - LEVEL) / 2
     hits = share * n
-    low = 0.0 if share <= 0 else float(stats.beta.ppf(tail, hits, n - hits + 1))
-    high = 1.0 if share >= 1 else float(stats.beta.ppf(1 - tail, hits + 1, n - hits))
+    low = 0.0 if share <= 0 else float(special.betaincinv(hits, n - hits + 1, tail))
+    high = 1.0 if share >= 1 else float(special.betaincinv(hits + 1, n - hits, 1 - tail))
     return low, high
 
 
@@ -77,7 +77,7 @@ def effective_n_of_clusters(hits, owner) -> float:
         return float(clusters)
     sums = np.bincount(owner, weights=hits - share)
     variance = clusters / (clusters - 1) * float(sums @ sums) / n**2
-    few = (stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, clusters - 1)) ** 2
+    few = (special.stdtrit(n - 1, 0.975) / special.stdtrit(clusters - 1, 0.975)) ** 2
     return float(min(n, few * share * (1 - share) / variance)) if variance > 0 else float(n)
 
 

