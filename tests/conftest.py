@@ -5,6 +5,9 @@ import os
 import pathlib
 import tarfile
 
+# Compiled programs and indexes are kept between runs of the tests, not among the user's own.
+CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache"
+os.environ["CLIPJAX_CACHE"] = str(CACHE)
 # Compiling takes most of the time of small runs: optimise little, here and in the processes that tests start.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
@@ -19,8 +22,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Compiled programs are kept between runs of the tests.
-jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"))
+jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -90,7 +90,7 @@ def _over(base: dict, changes: dict) -> dict:
     return merged
 
 
-def _typed(kind: type, plain: dict, prefix: str, rows: list[str]) -> Any:
+def _typed(kind: Any, plain: dict, prefix: str, rows: list[str]) -> Any:
     """The dataclass `kind` from a plain dict; adds a row for each unknown key and wrong type."""
     hints = typing.get_type_hints(kind)
     for key in plain:
@@ -200,7 +200,7 @@ def _crossing_mistakes(config: Config) -> list[str]:
     return rows
 
 
-def _build(kind: type, plain: dict) -> Any:
+def _build(kind: Any, plain: dict) -> Any:
     rows: list[str] = []
     built = _typed(kind, plain, "", rows)
     if rows:

@@ -28,8 +28,8 @@ def prepare_demo(out: str | os.PathLike, *, seed: int = 0, pairs: int = 8000, te
     """Draw the demo set into the folder `out` and return its summary, which is also written to out/summary.json.
 
     out/train/train-*.tar: `pairs` pictures (png) with captions (json list `captions`, its first one as txt);
-    out/zeroshot/: `tests` pictures of the combinations of colour and shape that training never shows, to be told
-    apart among all combinations; out/retrieval/: `tests` // 3 pictures, each with one caption that fits no other.
+    out/zeroshot/: `tests` pictures of one shape each, in the combinations of colour and shape that training never
+    shows, to be told apart among all combinations; out/retrieval/: `tests` // 3 pictures, each with one caption that fits no other.
     The same arguments give the same bytes. The folder appears whole or not at all; a complete one is kept.
     Raises UserError if `out` holds anything else.
     """
@@ -55,10 +55,10 @@ def prepare_demo(out: str | os.PathLike, *, seed: int = 0, pairs: int = 8000, te
 
 
 def held_out_combinations(seed: int) -> list[tuple[str, str]]:
-    """The (colour, shape) pairs kept out of training: two colours a shape, one or two shapes a colour."""
+    """The (colour, shape) pairs kept out of training: one for each colour, at most two for a shape."""
     rng = _rng(seed, "held out")
     colors, shapes = rng.permutation(list(COLORS)), rng.permutation(SHAPES)
-    return sorted((str(colors[i % len(colors)]), str(shapes[i // 2])) for i in range(2 * len(shapes)))
+    return sorted((str(color), str(shapes[i % len(shapes)])) for i, color in enumerate(colors))
 
 
 def _existing(out: Path, wanted: dict) -> dict:
@@ -97,7 +97,7 @@ def _write_zeroshot(folder: Path, held_out: list, seed: int, count: int) -> None
     samples = []
     for i in range(count):
         combination = held_out[i % len(held_out)]
-        picture = _png(random_scene(rng, *combination), rng)
+        picture = _png(random_scene(rng, *combination, number=1), rng)  # "a {c}" is one shape
         samples.append((f"{i:06d}", {"png": picture, "cls": str(COMBINATIONS.index(combination)).encode()}))
     _write_tar(folder / "test" / "0.tar", samples)
     _write_lines(folder / "test" / "nshards.txt", ["1"])

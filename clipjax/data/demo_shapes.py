@@ -18,13 +18,13 @@ COLORS = {
     "brown": (130, 78, 40),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-SIZES = {"small": 0.24, "large": 0.34}  # radius of a shape, as a part of the side
+SIZES = {"small": 0.21, "large": 0.32}  # radius of a shape, as a part of the side
 NUMBERS = ("one", "two", "three")
 PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "center": (0, 0)}
 BACKGROUNDS = {"white": (247, 247, 247), "gray": (190, 190, 190), "beige": (235, 220, 180)}
 
 _OVERSAMPLING = 4
-_SHRINK = (1.0, 0.62, 0.6)  # radius for one, two, three shapes, so that three large ones fit
+_SHRINK = (1.0, 0.66, 0.62)  # radius for one, two, three shapes, so that three large ones fit
 _LAYOUTS = (  # centres of one, two, three shapes, in radii, around the middle of the group
     ((0.0, 0.0),),
     ((-1.05, 0.0), (1.05, 0.0)),
@@ -43,10 +43,10 @@ class Scene(NamedTuple):
     background: str
 
 
-def random_scene(rng: np.random.Generator, color: str, shape: str) -> Scene:
-    """A scene of the given colour and shape; single shapes are half of all."""
+def random_scene(rng: np.random.Generator, color: str, shape: str, number: int | None = None) -> Scene:
+    """A scene of the given colour and shape; unless `number` says otherwise, three fifths are single shapes."""
     size, place, background = (list(t)[rng.integers(len(t))] for t in (SIZES, PLACES, BACKGROUNDS))
-    return Scene(color, shape, size, int(rng.choice((1, 1, 2, 3))), place, background)
+    return Scene(color, shape, size, number or int(rng.choice((1, 1, 1, 2, 3))), place, background)
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:

@@ -15,6 +15,7 @@ from clipjax import checkpoints
 from clipjax.trees import flatten
 
 ROOT = pathlib.Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHON": sys.executable}
 CONFIG = """
 from clipjax.config import default_config
 
@@ -37,13 +38,9 @@ def arguments(tmp_path, shards):
     return ["train", f"--config={config}", f"--config.data.train={shards}"]
 
 
-def environment(tmp_path):
-    return {**os.environ, "PYTHON": sys.executable, "CLIPJAX_CACHE": str(tmp_path / "cache")}
-
-
-def local(tmp_path, *arguments):
+def local(*arguments):
     command = [str(ROOT / "launch/local.sh"), "--processes=2", "--devices=2", *arguments]
-    return subprocess.Popen(command, env=environment(tmp_path))
+    return subprocess.Popen(command, env=ENVIRONMENT)
 
 
 def rows(workdir):
@@ -55,9 +52,9 @@ def rows(workdir):
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_two_processes_of_two_devices_equal_one_device(tmp_path, arguments, colour_folders, fsdp):
     alone = [sys.executable, "-m", "clipjax", *arguments, f"--workdir={tmp_path}/one"]
-    subprocess.run(alone, env=environment(tmp_path), check=True)
+    subprocess.run(alone, env=ENVIRONMENT, check=True)
     scored = [f"--config.data.evaluate={colour_folders}", "--config.evaluate_every=3"]
-    several = local(tmp_path, *arguments, f"--workdir={tmp_path}/four", f"--config.mesh.fsdp={fsdp}", *scored)
+    several = local(*arguments, f"--workdir={tmp_path}/four", f"--config.mesh.fsdp={fsdp}", *scored)
     assert several.wait() == 0
     for one, four in zip(rows(tmp_path / "one"), rows(tmp_path / "four"), strict=True):
         for name in ("loss", "gradient_norm", "parameter_norm"):
@@ -71,7 +68,7 @@ def test_two_processes_of_two_devices_equal_one_device(tmp_path, arguments, colo
 @pytest.mark.slow
 def test_processes_stop_together_and_go_on(tmp_path, arguments):
     arguments = [*arguments, f"--workdir={tmp_path}/run", "--config.total_steps=4000"]
-    process = local(tmp_path, *arguments)
+    process = local(*arguments)
     while process.poll() is None and len(rows(tmp_path / "run")) < 3:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -79,13 +76,13 @@ def test_processes_stop_together_and_go_on(tmp_path, arguments):
     step = checkpoints.read(tmp_path / "run").step
     assert step == rows(tmp_path / "run")[-1]["step"]
     arguments[-1] = f"--config.total_steps={step + 2}"
-    assert local(tmp_path, *arguments).wait() == 0
+    assert local(*arguments).wait() == 0
     assert checkpoints.read(tmp_path / "run").step == step + 2
 
 
 @pytest.mark.slow
 def test_a_mistake_ends_all_processes_with_exit_code_2(tmp_path, arguments):
-    assert local(tmp_path, *arguments, f"--workdir={tmp_path}/run", "--config.batch_size=6").wait() == 2
+    assert local(*arguments, f"--workdir={tmp_path}/run", "--config.batch_size=6").wait() == 2
 
 
 @pytest.mark.parametrize(

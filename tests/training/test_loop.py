@@ -29,6 +29,7 @@ def final_state(workdir):
     return saved.step, flatten(saved.params)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_says(tiny, tmp_path, capsys):
     tiny.total_steps = 3
     bundle = train(tiny, tmp_path / "run")
@@ -50,6 +51,7 @@ def test_a_run_leaves_what_it_says(tiny, tmp_path, capsys):
     np.testing.assert_array_equal(loaded.encode_text(["a red picture"]), bundle.encode_text(["a red picture"]))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(tiny, tmp_path, monkeypatch):
     train(tiny, tmp_path / "whole")
     counted = iter(range(100))
@@ -69,6 +71,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(tiny, tmp_path, monkeypa
     assert losses("whole") == losses("parts")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(tiny, tmp_path):
     tiny.total_steps = 2
     train(tiny, tmp_path)
@@ -77,6 +80,7 @@ def test_a_finished_run_is_not_run_again(tiny, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_with_another_model(tiny, tmp_path):
     tiny.total_steps = 2
     train(tiny, tmp_path)
@@ -85,6 +89,7 @@ def test_a_run_is_not_continued_with_another_model(tiny, tmp_path):
         train(tiny, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_changed_setting_is_said(tiny, tmp_path, capsys):
     tiny.total_steps = 2
     train(tiny, tmp_path)
@@ -93,6 +98,7 @@ def test_a_changed_setting_is_said(tiny, tmp_path, capsys):
     assert "optimizer/weight_decay 0.2 -> 0.3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_too_many_steps_that_are_not_finite_end_the_run_with_step_and_tensor(tiny, tmp_path):
     tiny.optimizer.learning_rate = 1e30
     tiny.optimizer.warmup_steps = 0
@@ -104,6 +110,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run_with_step_and_tensor(tin
         train(tiny, tmp_path)
 
 
+@pytest.mark.slow
 def test_init_from_starts_at_the_parameters_of_a_checkpoint(tiny, tmp_path):
     tiny.total_steps = 2
     train(tiny, tmp_path / "first")
@@ -115,6 +122,7 @@ def test_init_from_starts_at_the_parameters_of_a_checkpoint(tiny, tmp_path):
         np.testing.assert_array_equal(final_state(tmp_path / "second")[1][path], leaf, path)
 
 
+@pytest.mark.slow
 def test_evaluations_lie_beside_the_steps_and_the_best_stays(tiny, colour_folders, tmp_path):
     tiny.data.evaluate = str(colour_folders)
     tiny.evaluate_every = 2

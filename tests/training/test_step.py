@@ -45,6 +45,7 @@ def start(config, mesh_config=MESHES[0]):
     return init_state(config, optimizer, mesh), jax.jit(make_step(config, optimizer, graph_of(config), mesh))
 
 
+@pytest.mark.slow
 def test_loss_and_recall_are_those_of_the_written_out_formula(config):
     state, step = start(config)
     batch = batch_of(config)
@@ -111,6 +112,7 @@ def test_block_checkpointing_changes_no_number(config):
         np.testing.assert_allclose(flatten(other.params)[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.slow
 def test_the_step_is_traced_once(config):
     mesh, optimizer = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]), make_optimizer(config)
     state, program = init_state(config, optimizer, mesh), compile_step(config, optimizer, mesh)
