@@ -6,4 +6,4 @@ check:
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy clipjax/config clipjax/checkpoints.py clipjax/cli.py
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q -n auto

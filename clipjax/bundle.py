@@ -148,19 +148,22 @@ def make_module(config: Config, seed=0) -> CLIP:
     return CLIP(config.model, rngs=nnx.Rngs(seed), dtype=compute_dtype(config.precision), remat=config.remat)
 
 
+@functools.cache
+def abstract_module(config: Config) -> tuple:
+    """(graph, parameters, running averages) of a config's module, shapes only, without memory."""
+    return nnx.split(nnx.eval_shape(lambda: make_module(config)), nnx.Param, nnx.BatchStat)
+
+
 def merge(config: Config, params: dict, batch_stats: dict) -> CLIP:
     """The module of a config with these parameters and running averages (nested dicts), in evaluation mode."""
-    graph, own_params, own_stats = nnx.split(nnx.eval_shape(lambda: make_module(config)), nnx.Param, nnx.BatchStat)
-    nnx.replace_by_pure_dict(own_params, params)
-    nnx.replace_by_pure_dict(own_stats, batch_stats)
-    model = nnx.merge(graph, own_params, own_stats)
+    model = nnx.merge(abstract_module(config)[0], params, batch_stats)
     model.eval()
     return model
 
 
 def check_fit(saved: checkpoints.Saved, config: Config) -> None:
     """Raise UserError, listing every tensor, where a checkpoint's parameters are not those of the config's model."""
-    _, params, stats = nnx.split(nnx.eval_shape(lambda: make_module(config)), nnx.Param, nnx.BatchStat)
+    _, params, stats = abstract_module(config)
     wanted = {**flatten(params), **flatten(stats)}
     found = {**flatten(saved.params), **flatten(saved.batch_stats)}
     rows = [f"{path} is missing" for path in wanted.keys() - found.keys()]

@@ -13,12 +13,13 @@ def get_config():
     config.model.preset = "tiny"
     config.model.embed_dim = 64
     config.model.image.update({"image_size": 32, "patch_size": 8, "width": 96, "layers": 3, "heads": 3})
-    config.model.text.update({"context_length": 16, "width": 64, "layers": 2, "heads": 2})
+    config.model.text.update({"context_length": 20, "width": 64, "layers": 2, "heads": 2})
 
     config.batch_size = 128
-    config.total_steps = 1000
-    config.optimizer.learning_rate = 2e-3
+    config.total_steps = 900
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 100
-    config.checkpoint_every = 500
-    config.evaluate_every = 500
+    config.optimizer.clip_norm = 1.0
+    config.checkpoint_every = 450
+    config.evaluate_every = 450
     return config

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -25,32 +24,27 @@ _SUMMARY = "summary.json"  # the mark of a complete set
 
 
 def prepare_demo(out: str | os.PathLike, *, seed: int = 0, pairs: int = 8000, tests: int = 600) -> dict:
-    """Draw the demo set into the folder `out` and return its summary, which is also written to out/summary.json.
+    """Draw the demo set into the folder `out` and return what it was made from (out/summary.json also has the hashes).
 
     out/train/train-*.tar: `pairs` pictures (png) with captions (json list `captions`, its first one as txt);
     out/zeroshot/: `tests` pictures of one shape each, in the combinations of colour and shape that training never
-    shows, to be told apart among all combinations; out/retrieval/: `tests` // 3 pictures, each with one caption that fits no other.
+    shows, to be told apart among all combinations;
+    out/retrieval/: `tests` // 3 pictures, each with one caption that fits no other.
     The same arguments give the same bytes. The folder appears whole or not at all; a complete one is kept.
-    Raises UserError if `out` holds anything else.
+    Raises UserError if `out` holds anything else or cannot be written.
     """
-    out = Path(out)
+    out = Path(out).absolute()
     wanted = {"format": _FORMAT, "seed": seed, "pairs": pairs, "tests": tests}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         return _existing(out, wanted)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        work.chmod(0o755)
-        held_out = held_out_combinations(seed)
-        _write_train(work / "train", held_out, seed, pairs)
-        _write_zeroshot(work / "zeroshot", held_out, seed, tests)
-        _write_retrieval(work / "retrieval", seed, tests // 3)
-        files = {str(p.relative_to(work)): _sha256(p) for p in sorted(work.rglob("*")) if p.is_file()}
-        summary = wanted | {"held_out": [" ".join(c) for c in held_out], "files": files}
-        (work / _SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
-        os.replace(work, out)  # an empty folder at `out` gives way
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as parent:
+            work = Path(parent) / "set"
+            summary = _write(work, wanted)
+            os.replace(work, out)  # an empty folder at `out` gives way
+    except OSError as error:
+        raise UserError(f"demo: cannot write {out}: {error}. Choose another folder.") from error
     return summary
 
 
@@ -67,7 +61,7 @@ def _existing(out: Path, wanted: dict) -> dict:
     try:
         summary = json.loads((out / _SUMMARY).read_text())
         found = {key: summary[key] for key in wanted}
-        files = dict(summary["files"])
+        files = dict(summary.pop("files"))
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"demo: {out} is in use and holds no demo set. {remedy}") from None
     if found != wanted:
@@ -76,6 +70,19 @@ def _existing(out: Path, wanted: dict) -> dict:
     if damaged:
         raise UserError(f"demo: {out / damaged[0]} is missing or changed ({len(damaged)} such files). {remedy}")
     say(f"demo: {out} is already complete")
+    return summary
+
+
+def _write(folder: Path, wanted: dict) -> dict:
+    """The whole set under `folder`, its summary last."""
+    seed, tests = wanted["seed"], wanted["tests"]
+    held_out = held_out_combinations(seed)
+    _write_train(folder / "train", held_out, seed, wanted["pairs"])
+    _write_zeroshot(folder / "zeroshot", held_out, seed, tests)
+    _write_retrieval(folder / "retrieval", seed, tests // 3)
+    files = {str(p.relative_to(folder)): _sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    summary = wanted | {"held_out": [" ".join(c) for c in held_out]}
+    (folder / _SUMMARY).write_text(json.dumps(summary | {"files": files}, indent=1) + "\n")
     return summary
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from clipjax import checkpoints
-from clipjax.bundle import Bundle, check_fit, merge
+from clipjax.bundle import Bundle, abstract_module, check_fit, merge
 from clipjax.config import Config, as_json, from_json, judge_devices, resolve
 from clipjax.data.batch import Batch
 from clipjax.data.pipeline import batches
@@ -22,7 +22,7 @@ from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated,
 from clipjax.parallel.sharding import shardings
 from clipjax.progress import Meter, say
 from clipjax.training.optimizer import make_optimizer
-from clipjax.training.state import State, abstract_state, graph_of, init_state
+from clipjax.training.state import State, abstract_state, init_state
 from clipjax.training.step import make_step
 from clipjax.training.telemetry import Telemetry, read_metrics
 from clipjax.trees import flatten
@@ -255,7 +255,7 @@ def compile_step(config: Config, optimizer, mesh):
     shapes = abstract_state(config, optimizer, mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     rows = row_sharding(mesh)
-    step = make_step(config, optimizer, graph_of(config), mesh)
+    step = make_step(config, optimizer, abstract_module(config)[0], mesh)
     return jax.jit(
         step, donate_argnums=0, in_shardings=(places, Batch(rows, rows)), out_shardings=(places, replicated(mesh))
     )

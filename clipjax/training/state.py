@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clipjax.bundle import make_module
+from clipjax.bundle import abstract_module, make_module
 from clipjax.config import Config
 from clipjax.parallel.sharding import shardings
 
@@ -21,24 +21,22 @@ class State(NamedTuple):
     skipped: Any  # [] int32
 
 
-def graph_of(config: Config):
-    """The model's static part (`nnx.GraphDef`), made without memory."""
-    return nnx.split(nnx.eval_shape(lambda: make_module(config)), nnx.Param, nnx.BatchStat)[0]
-
-
 def init_state(config: Config, optimizer, mesh) -> State:
     """A fresh state laid out on the mesh; the numbers depend on `config.seed` alone, not on the mesh."""
     make = initializer(config, optimizer)
     key = jax.random.key(config.seed)
     # Drawing runs once: on CPU, optimising the program takes longer than it saves.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    places = shardings(jax.eval_shape(make, key), mesh)
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
     return jax.jit(make, out_shardings=places, compiler_options=options)(key)
 
 
 def abstract_state(config: Config, optimizer, mesh) -> State:
     """The state's shapes, dtypes and shardings, without memory."""
-    shapes = jax.eval_shape(initializer(config, optimizer), jax.random.key(0))
+    _, params, stats = abstract_module(config)
+    params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    zero = jax.ShapeDtypeStruct((), jnp.int32)
+    shapes = State(zero, params, stats, jax.eval_shape(optimizer.init, params), zero)
     places = shardings(shapes, mesh)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places

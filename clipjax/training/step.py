@@ -29,9 +29,8 @@ def make_step(config: Config, optimizer, graph, mesh):
         (loss, (recall, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
             state.params, state.batch_stats, batch
         )
-        leaves = jax.tree.leaves(gradient)
-        gradient_finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
-        finite = jnp.isfinite(loss) & gradient_finite.all()
+        squares = _squares(gradient)  # [leaves]; one that is not finite tells of an element that is not
+        finite = jnp.isfinite(loss) & jnp.isfinite(squares).all()
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = jax.tree.map(jnp.add, state.params, updates)
         params["logit_scale"] = jnp.minimum(params["logit_scale"], MAX_LOG_SCALE)
@@ -45,12 +44,12 @@ def make_step(config: Config, optimizer, graph, mesh):
             "loss": loss,
             "recall_at_1": recall,
             "logit_scale": jnp.exp(state.params["logit_scale"]),
-            "gradient_norm": _norm(gradient),
-            "parameter_norm": _norm(params),
+            "gradient_norm": jnp.sqrt(squares.sum()),
+            "parameter_norm": jnp.sqrt(_squares(params).sum()),
             "learning_rate": schedule(state.step - state.skipped),
             "skipped_steps": skipped,
             "finite": finite,
-            "gradient_finite": gradient_finite,
+            "gradient_finite": jnp.isfinite(squares),
         }
         return State(state.step + 1, params, stats, opt_state, skipped), metrics
 
@@ -73,5 +72,6 @@ def make_step(config: Config, optimizer, graph, mesh):
     return step
 
 
-def _norm(tree):
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)))
+def _squares(tree):
+    """Sum of squares of each leaf, in the order of the tree: float32 [leaves]."""
+    return jnp.stack([jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)])

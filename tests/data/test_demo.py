@@ -131,3 +131,9 @@ def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "set").mkdir()
     prepare_demo(tmp_path / "set", pairs=12, tests=12)
     assert (tmp_path / "set" / "summary.json").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_mistake(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        prepare_demo(tmp_path / "file" / "set")

@@ -9,6 +9,7 @@ from clipjax.parallel import runtime
 
 
 def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("CLIPJAX_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert runtime.cache_directory() == tmp_path / "clipjax"
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "mine"))

@@ -9,7 +9,7 @@ import pytest
 from clipjax.config import MeshConfig, resolve
 from clipjax.parallel.mesh import make_mesh
 from clipjax.training.optimizer import make_optimizer
-from clipjax.training.state import abstract_state, graph_of, init_state
+from clipjax.training.state import abstract_state, init_state
 from clipjax.trees import flatten
 
 
@@ -40,7 +40,3 @@ def test_the_announced_shapes_and_places_are_the_real_ones(config):
     for path, leaf in real.items():
         said = announced[path]
         assert (leaf.shape, leaf.dtype, leaf.sharding) == (said.shape, said.dtype, said.sharding), path
-
-
-def test_the_graph_takes_no_memory(config):
-    assert not jax.tree.leaves(graph_of(config))

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.bundle import merge
+from clipjax.bundle import abstract_module, merge
 from clipjax.config import MeshConfig, resolve
 from clipjax.data.batch import Batch
 from clipjax.images.preprocess import normalize
 from clipjax.parallel.mesh import make_mesh
 from clipjax.training.loop import compile_step
 from clipjax.training.optimizer import make_optimizer
-from clipjax.training.state import graph_of, init_state
+from clipjax.training.state import init_state
 from clipjax.training.step import MAX_LOG_SCALE, make_step
 from clipjax.trees import flatten
 
@@ -42,7 +42,7 @@ def start(config, mesh_config=MESHES[0]):
     count = mesh_config.data * mesh_config.fsdp * mesh_config.tensor
     mesh = make_mesh(mesh_config, jax.devices()[:count])
     optimizer = make_optimizer(config)
-    return init_state(config, optimizer, mesh), jax.jit(make_step(config, optimizer, graph_of(config), mesh))
+    return init_state(config, optimizer, mesh), jax.jit(make_step(config, optimizer, abstract_module(config)[0], mesh))
 
 
 @pytest.mark.slow
