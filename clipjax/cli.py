@@ -133,7 +133,9 @@ def _prepare(args) -> None:
     """Make the demo data set: drawn shapes with captions, in the layout of real data."""
     from clipjax.data.demo import prepare_demo
 
-    print(prepare_demo(args.out, seed=args.seed))
+    made = prepare_demo(args.out, seed=args.seed)
+    print(f"demo set in {args.out}: {made['pairs']:,} pairs in train/, {made['tests']} pictures in zeroshot/")
+    print(f"held out of training: {', '.join(made['held_out'])}")
 
 
 def _inspect(args) -> None:

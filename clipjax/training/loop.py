@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from clipjax import checkpoints
 from clipjax.bundle import Bundle, abstract_module, check_fit, merge
 from clipjax.config import Config, as_json, from_json, judge_devices, resolve
-from clipjax.data.batch import Batch
+from clipjax.data.batch import Batch, batch_spec
 from clipjax.data.pipeline import batches
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import open_datasets
@@ -59,14 +60,19 @@ class _Run:
         step = self.saver.latest_step()
         self.first_step = min(step or 0, config.total_steps)
         self.data = batches(config, start_step=self.first_step, rows=self.rows)  # before the state: it can be wrong
-        if step is None:
-            self.state = _fresh_state(config, self.optimizer, self.mesh)
-        else:
-            self.state = self.saver.restore(step, abstract_state(config, self.optimizer, self.mesh))
-            say(f"resuming {workdir} at step {step:,}")
-        self.program = compile_step(config, self.optimizer, self.mesh)
+        with ThreadPoolExecutor(1) as other:  # compiling takes longest: the state is made meanwhile
+            program = other.submit(compile_step, config, self.optimizer, self.mesh)
+            self.state = self._state(step)
+            self.program = program.result()
         self.bad_in_a_row = 0
         self.evaluated: dict[int, float] = {}
+
+    def _state(self, step: int | None) -> State:
+        """The state of a saved step, or a fresh one."""
+        if step is None:
+            return _fresh_state(self.config, self.optimizer, self.mesh)
+        say(f"resuming {self.workdir} at step {step:,}")
+        return self.saver.restore(step, abstract_state(self.config, self.optimizer, self.mesh))
 
     def finish(self) -> Bundle:
         """Run to the end; saves at the last step, and before it stops for a signal."""
@@ -251,11 +257,9 @@ def _fresh_state(config: Config, optimizer, mesh) -> State:
 
 
 def compile_step(config: Config, optimizer, mesh):
-    """The jitted step: the state is donated and stays where the rules put it."""
-    shapes = abstract_state(config, optimizer, mesh)
-    places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    rows = row_sharding(mesh)
+    """The compiled step: the state is donated and stays where the rules put it."""
+    state, rows = abstract_state(config, optimizer, mesh), row_sharding(mesh)
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), batch_spec(config))
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_step(config, optimizer, abstract_module(config)[0], mesh)
-    return jax.jit(
-        step, donate_argnums=0, in_shardings=(places, Batch(rows, rows)), out_shardings=(places, replicated(mesh))
-    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh))).lower(state, batch).compile()

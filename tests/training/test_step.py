@@ -12,7 +12,6 @@ from clipjax.config import MeshConfig, resolve
 from clipjax.data.batch import Batch
 from clipjax.images.preprocess import normalize
 from clipjax.parallel.mesh import make_mesh
-from clipjax.training.loop import compile_step
 from clipjax.training.optimizer import make_optimizer
 from clipjax.training.state import init_state
 from clipjax.training.step import MAX_LOG_SCALE, make_step
@@ -110,12 +109,3 @@ def test_block_checkpointing_changes_no_number(config):
     other, _ = kept_step(state, batch_of(config))
     for path, leaf in flatten(one.params).items():
         np.testing.assert_allclose(flatten(other.params)[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
-
-
-@pytest.mark.slow
-def test_the_step_is_traced_once(config):
-    mesh, optimizer = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]), make_optimizer(config)
-    state, program = init_state(config, optimizer, mesh), compile_step(config, optimizer, mesh)
-    for seed in range(3):
-        state, _ = program(state, batch_of(config, seed))
-    assert program._cache_size() == 1
