@@ -84,3 +84,8 @@ def _add(tar, name, content):
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
+
+
+def pytest_make_parametrize_id(config, val, argname):
+    """Bytes are named by their argument: compressed ones differ from one collection of the tests to the next."""
+    return argname if isinstance(val, bytes) else None
