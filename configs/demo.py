@@ -12,8 +12,8 @@ def get_config():
 
     config.model.preset = "tiny"
     config.model.embed_dim = 64
-    config.model.image.update({"image_size": 32, "patch_size": 8, "width": 96, "layers": 3, "heads": 3})
-    config.model.text.update({"context_length": 20, "width": 64, "layers": 2, "heads": 2})
+    config.model.image.update({"image_size": 32, "patch_size": 8, "width": 96, "layers": 2, "heads": 3})
+    config.model.text.update({"context_length": 20, "width": 64, "layers": 1, "heads": 2})
 
     config.batch_size = 128
     config.total_steps = 900

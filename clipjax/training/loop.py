@@ -1,5 +1,6 @@
 """The run: the one place with side effects. Resumes by itself, saves when told to stop, evaluates as it goes."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -60,12 +61,13 @@ class _Run:
         step = self.saver.latest_step()
         self.first_step = min(step or 0, config.total_steps)
         self.data = batches(config, start_step=self.first_step, rows=self.rows)  # before the state: it can be wrong
-        with ThreadPoolExecutor(1) as other:  # compiling takes longest: the state is made meanwhile
+        with ThreadPoolExecutor(1) as other:  # compiling takes longest: all else that a start needs is done meanwhile
             program = other.submit(compile_step, config, self.optimizer, self.mesh)
             self.state = self._state(step)
+            self.telemetry = Telemetry(workdir, config, self.first_step + 1)
+            self.batches = itertools.chain(self._first_batch(), self.data)
             self.program = program.result()
         self.bad_in_a_row = 0
-        self.evaluated: dict[int, float] = {}
 
     def _state(self, step: int | None) -> State:
         """The state of a saved step, or a fresh one."""
@@ -74,35 +76,42 @@ class _Run:
         say(f"resuming {self.workdir} at step {step:,}")
         return self.saver.restore(step, abstract_state(self.config, self.optimizer, self.mesh))
 
+    def _first_batch(self) -> list[Batch]:
+        """The first batch, if there is a step to run; what is wrong with the data shows here."""
+        try:
+            return [next(self.data)] if self.first_step < self.config.total_steps else []
+        except UserError:
+            self.data.close()
+            raise
+
     def finish(self) -> Bundle:
         """Run to the end; saves at the last step, and before it stops for a signal."""
         config, start = self.config, time.monotonic()
-        telemetry = Telemetry(self.workdir, config, self.first_step + 1)
         meter = Meter("training", config.total_steps, "steps", done=self.first_step)
         pending = None
         try:
             with _StopSignal() as stop:
                 for step in range(self.first_step, config.total_steps):
                     if self.agreed(stop.asked):
-                        pending = self.settle(pending, telemetry, meter)
+                        pending = self.settle(pending, meter)
                         self.save(step)
                         raise Stopped(f"stopped at step {step:,}; the same command goes on from there")
                     began = time.monotonic()
-                    batch = self.place(next(self.data))
+                    batch = self.place(next(self.batches))
                     waited = time.monotonic() - began
                     self.state, metrics = self.program(self.state, batch)
                     # The step before is read while this one runs, so that the device never waits for the host.
                     pending, ready = (step + 1, metrics, began, waited), pending
-                    self.settle(ready, telemetry, meter)
+                    self.settle(ready, meter)
                     if self.due(step + 1):
-                        pending = self.settle(pending, telemetry, meter)
+                        pending = self.settle(pending, meter)
                         self.keep(step + 1)
-                self.settle(pending, telemetry, meter)
+                self.settle(pending, meter)
             meter.close()
             self.summary(time.monotonic() - start)
         finally:
             self.saver.close()
-            telemetry.close()
+            self.telemetry.close()
             self.data.close()
         return self.bundle(config.total_steps)
 
@@ -111,7 +120,7 @@ class _Run:
         count = self.config.batch_size
         return Batch(*(place_rows(self.mesh, part, self.rows, count) for part in batch))
 
-    def settle(self, pending, telemetry: Telemetry, meter: Meter) -> None:
+    def settle(self, pending, meter: Meter) -> None:
         """Wait for a step's metrics, write them, and stop the run if too many steps in a row were not finite."""
         if pending is None:
             return None
@@ -124,9 +133,9 @@ class _Run:
         values = {name: int(value) if name == "skipped_steps" else float(value) for name, value in metrics.items()}
         rate = self.config.batch_size / max(seconds, 1e-9)
         values |= {"pairs_per_second": rate, "data_wait_share": min(waited / max(seconds, 1e-9), 1.0)}
-        if (utilisation := telemetry.utilisation(rate)) is not None:
+        if (utilisation := self.telemetry.utilisation(rate)) is not None:
             values["model_flops_utilisation"] = utilisation
-        telemetry.record(step, values)
+        self.telemetry.record(step, values)
         meter.advance(1, f"loss {values['loss']:.4f} | {rate:,.0f} pairs/s")
         self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
         if not finite:

@@ -337,11 +337,11 @@ def test_a_fault_in_a_worker_reaches_the_consumer(config_for, shards, monkeypatc
 
 
 def test_reading_ahead_is_bounded(config_for, shards, monkeypatch):
-    decoded, lock = [], threading.Lock()
+    decoded, lock, others = [], threading.Lock(), set(threading.enumerate())
 
     def count(data, name, **options):
         with lock:
-            decoded.append(name)
+            decoded.extend([name] if threading.current_thread() not in others else [])
         return decode(data, name, **options)
 
     monkeypatch.setattr(module, "decode", count)
@@ -357,11 +357,13 @@ def test_reading_ahead_is_bounded(config_for, shards, monkeypatch):
 
 
 def test_nothing_runs_after_close(config_for, shards):
+    others = set(threading.enumerate())
     stream = batches(config_for(shards, workers=3))
     next(stream)
+    assert set(threading.enumerate()) - others
     stream.close()
     for _ in range(100):
-        if not any(thread.name.startswith("grain-prefetch") for thread in threading.enumerate()):
+        if not any(thread.name.startswith("grain-prefetch") for thread in set(threading.enumerate()) - others):
             return
         time.sleep(0.05)
     raise AssertionError("workers are still there")
