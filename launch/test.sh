@@ -9,4 +9,4 @@ venv=${VENV:-.venv}
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
-exec "$venv/bin/python" -m pytest -m '' -n auto "$@"
+exec "$venv/bin/python" -m pytest -m '' -n auto --dist loadfile "$@"

@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 LEVEL = 0.95
 
@@ -57,6 +56,8 @@ def confused_pairs(labels, predicted, most: int) -> list[tuple[int, int, int]]:
 
 def interval(share: float, n: float) -> tuple[float, float]:
     """Clopper-Pearson 95 % interval of a share of n independent trials; n may be an effective, fractional number."""
+    from scipy import special
+
     share, tail = float(share), (1 - LEVEL) / 2
     hits = share * n
     low = 0.0 if share <= 0 else float(special.betaincinv(hits, n - hits + 1, tail))
@@ -71,6 +72,8 @@ def effective_n_of_clusters(hits, owner) -> float:
     clusters, never above M; all hit or all missed: the number of clusters. Source: Korn and Graubard, Survey
     Methodology 24 (1998), "Confidence intervals for proportions with small expected number of positive counts".
     """
+    from scipy import special
+
     hits, owner = np.asarray(hits, float), np.unique(owner, return_inverse=True)[1]
     n, clusters, share = len(hits), int(owner.max()) + 1, hits.mean()
     if clusters == 1 or share in (0.0, 1.0):
