@@ -10,7 +10,12 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """Image tower, a vision transformer, and the preprocessing that its pictures need (sizes in pixels)."""
+    """Image tower, and the preprocessing that its pictures need (sizes in pixels).
+
+    kind "vit": a vision transformer of `layers` blocks. kind "resnet": CLIP's ResNet of `stages` blocks a stage, whose
+    stem has `width` channels; `layers` is 0, `patch_size` 32 (it halves the picture five times), and `heads` are those
+    of the attention pool over its 32 `width` channels.
+    """
 
     image_size: int = 224
     patch_size: int = 32
@@ -20,20 +25,46 @@ class ImageConfig:
     mean: tuple[float, ...] = OPENAI_MEAN
     std: tuple[float, ...] = OPENAI_STD
     interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    kind: str = "vit"
+    stages: tuple[int, ...] = ()
 
     def mistakes(self) -> list[str]:
         """What is wrong with the section on its own, one line each."""
-        rows = at_least(self, 1, "image_size", "patch_size", "width", "layers", "heads")
+        rows = one_of(self, "kind", "vit", "resnet") or at_least(self, 1, "image_size", "patch_size", "width", "heads")
+        if not rows:
+            rows += self._resnet_mistakes() if self.kind == "resnet" else self._vit_mistakes()
         if not rows and self.image_size % self.patch_size:
             rows.append(f"image_size: {self.image_size} does not divide by patch_size={self.patch_size}")
-        if not rows and self.width % self.heads:
-            rows.append(f"heads: {self.heads} does not divide width={self.width}")
         for name in ("mean", "std"):
             if len(getattr(self, name)) != 3:
                 rows.append(f"{name}: {getattr(self, name)} should be three numbers, one a colour channel")
         if any(value <= 0 for value in self.std):
             rows.append(f"std: {self.std} should be positive")
-        return rows + one_of(self, "interpolation", "bicubic", "bilinear")
+        rows += one_of(self, "interpolation", "bicubic", "bilinear")
+        return rows + one_of(self, "resize_mode", "shortest", "squash")
+
+    def _vit_mistakes(self) -> list[str]:
+        rows = at_least(self, 1, "layers")
+        if self.stages:
+            rows.append(f"stages: {self.stages} belong to kind='resnet'; a vit has layers={self.layers} alone")
+        if self.width % self.heads:
+            rows.append(f"heads: {self.heads} does not divide width={self.width}")
+        return rows
+
+    def _resnet_mistakes(self) -> list[str]:
+        rows = []
+        if len(self.stages) != 4 or min(self.stages) < 1:
+            rows.append(f"stages: {self.stages} should be four numbers of blocks, each at least 1, for kind='resnet'")
+        if self.layers:
+            rows.append(f"layers: {self.layers} should be 0 for kind='resnet', whose blocks are counted by stages")
+        if self.patch_size != 32:
+            rows.append(f"patch_size: {self.patch_size} should be 32 for kind='resnet', which halves pictures 5 times")
+        if self.width % 2:
+            rows.append(f"width: {self.width} should be even for kind='resnet', whose stem begins with half of it")
+        if 32 * self.width % self.heads:
+            rows.append(f"heads: {self.heads} does not divide the {32 * self.width} channels of width={self.width}")
+        return rows
 
 
 @dataclass(frozen=True)

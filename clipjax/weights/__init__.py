@@ -1,0 +1,111 @@
+"""Weights of other programs, in and out: each format one file, all through one `{our path: array}` table.
+
+A format's module has `read(path, activation) -> Weights` and `write(path, weights)`, which makes the new file or folder
+at `path`. No reader executes anything that stands in a file.
+"""
+
+import importlib
+import os
+import pathlib
+import shutil
+from typing import NamedTuple
+
+import numpy as np
+
+from clipjax.config import ModelConfig
+from clipjax.errors import UserError
+
+FORMATS = ("openai", "open_clip", "huggingface", "flax")
+
+_OPEN_CLIP_CONFIG = "open_clip_config.json"
+_FOLDER_FILES = {  # what stands in a folder of each format; the first that is there decides
+    _OPEN_CLIP_CONFIG: "open_clip",
+    "clipjax_flax.msgpack": "flax",
+    "config.json": "huggingface",
+    "open_clip_model.safetensors": "open_clip",
+    "open_clip_pytorch_model.safetensors": "open_clip",
+    "open_clip_pytorch_model.bin": "open_clip",
+    "open_clip_pytorch_model.pth": "open_clip",
+    "model.safetensors": "huggingface",
+    "pytorch_model.bin": "huggingface",
+    "flax_model.msgpack": "huggingface",
+}
+
+
+class Weights(NamedTuple):
+    """A model that came from a file, or is to become one."""
+
+    arrays: dict[str, np.ndarray]  # our path, one entry a layer: float32; running averages included
+    model: ModelConfig  # complete: sizes, activation, preprocessing, end token
+    name: str
+    notes: tuple[str, ...]  # what was assumed, one line each
+    format: str
+
+
+def is_foreign(source: str | os.PathLike) -> bool:
+    """Whether `source` is a file or folder of one of the formats here, or `hf:owner/name`; opens nothing."""
+    path = pathlib.Path(source)
+    return str(source).startswith("hf:") or path.is_file() or _folder_format(path) is not None
+
+
+def read(source: str | os.PathLike, *, activation: str | None = None) -> Weights:
+    """The model in a file or folder of another program, or in `hf:owner/name[@revision]`.
+
+    `activation` ("quick_gelu" or "gelu") settles what a bare file cannot say. Raises UserError, one line, for anything
+    that is not a CLIP of a known format, is damaged, or disagrees with `activation`.
+    """
+    path = pathlib.Path(source)
+    if str(source).startswith("hf:"):
+        path = _module("hub").fetch(str(source))
+    if path.is_dir():
+        format = _folder_format(path)
+    else:
+        format = _file_format(path)
+    if format is None:
+        names = ", ".join(_FOLDER_FILES)
+        raise UserError(f"{path}: no CLIP weights found. Give a weights file, or a folder with one of {names}.")
+    weights = _module(format).read(path, activation)
+    return weights._replace(name=str(source))
+
+
+def write(format: str, destination: str | os.PathLike, weights: Weights) -> None:
+    """Write the model in a format: a file for `openai`, a folder for the others, whole or not at all.
+
+    Raises UserError where something stands at `destination` already, and for a model that the format cannot hold.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format: {format!r} found, one of {', '.join(FORMATS)} expected.")
+    path = pathlib.Path(destination).absolute()
+    if path.exists() and not (path.is_dir() and format != "openai" and not any(path.iterdir())):
+        raise UserError(f"{destination}: is there already. Give a new name.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _module(format).write(temporary, weights)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{destination}: cannot be written ({error.strerror or error}).") from None
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _module(name: str):
+    return importlib.import_module(f"clipjax.weights.{name}")
+
+
+def _folder_format(path: pathlib.Path) -> str | None:
+    return next((format for name, format in _FOLDER_FILES.items() if (path / name).is_file()), None)
+
+
+def _file_format(path: pathlib.Path) -> str:
+    """The format of one file: by the folder it stands in if that says, or a bare file in the release's names."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder.")
+    if path.suffix == ".msgpack":
+        return "flax"
+    if path.name in _FOLDER_FILES and path.name != "config.json":
+        return _folder_format(path.parent) or "openai"
+    return "openai"
