@@ -4,7 +4,10 @@ import dataclasses
 
 import pytest
 
-from clipjax.config import ImageConfig, ModelConfig, TextConfig
+from clipjax.config import ImageConfig, ModelConfig, TextConfig, preset
+
+
+RESNET = preset("RN50").image
 
 
 @pytest.mark.parametrize(
@@ -12,6 +15,16 @@ from clipjax.config import ImageConfig, ModelConfig, TextConfig
     [
         (ImageConfig(), {"heads": 5}, "heads: 5 does not divide width=768"),
         (ImageConfig(), {"image_size": 225}, "image_size: 225 does not divide by patch_size=32"),
+        (ImageConfig(), {"layers": 0}, "layers: 0 should be at least 1"),
+        (ImageConfig(), {"stages": (3, 4, 6, 3)}, "stages: (3, 4, 6, 3) belong to kind='resnet'"),
+        (ImageConfig(), {"kind": "convnext"}, "kind: 'convnext' should be 'vit' or 'resnet'"),
+        (RESNET, {"stages": (3, 4, 6)}, "stages: (3, 4, 6) should be four numbers of blocks"),
+        (RESNET, {"stages": (3, 0, 6, 3)}, "stages: (3, 0, 6, 3) should be four numbers of blocks"),
+        (RESNET, {"layers": 12}, "layers: 12 should be 0 for kind='resnet'"),
+        (RESNET, {"patch_size": 16}, "patch_size: 16 should be 32 for kind='resnet'"),
+        (RESNET, {"image_size": 240}, "image_size: 240 does not divide by patch_size=32"),
+        (RESNET, {"width": 63, "heads": 1}, "width: 63 should be even"),
+        (RESNET, {"heads": 12}, "heads: 12 does not divide the 2048 channels of width=64"),
         (ImageConfig(), {"mean": (0.5,)}, "mean"),
         (ImageConfig(), {"std": (0.5, 0.0, 1.0)}, "std"),
         (ImageConfig(), {"interpolation": "nearest"}, "interpolation"),

@@ -10,7 +10,8 @@ from clipjax.errors import UserError
 def test_every_preset_passes_its_own_checks(name):
     model = preset(name)
     assert model.mistakes() + model.image.mistakes() + model.text.mistakes() == []
-    assert model.image.width // model.image.heads == 64  # the paper's head width, in both towers
+    attended = model.image.width * (32 if model.image.kind == "resnet" else 1)  # a ResNet attends in its last pool
+    assert attended // model.image.heads == 64  # the paper's head width, in both towers
     assert model.text.width // model.text.heads == 64
 
 

@@ -49,6 +49,8 @@ def test_a_key_beside_the_preset_changes_that_key_alone(config):
             "model.image.patch_size|model.image.image_size: 224 does not divide by patch_size=15",
         ),
         ("model.text.heads", 7, "model.text.heads: 7 does not divide width=512"),
+        ("model.image.stages", (3, 4, 6, 3), "model.image.stages: .3, 4, 6, 3. belong to kind='resnet'"),
+        ("model.image.stages", (3, 4, 6.5, 3), "model.image.stages: .3, 4, 6.5, 3. should be a list of ints"),
         ("mesh.tensor", 5, "model.image.heads: 12 does not divide by mesh.tensor=5"),
         ("mesh.data", 7, "batch_size: 256 does not divide by mesh.data=7"),
         ("mesh.fsdp", 0, "mesh.fsdp: 0 should be at least 1"),
