@@ -19,6 +19,8 @@ from clipjax.models.clip import CLIP
 from clipjax.models.layers import unit
 from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated
 from clipjax.parallel.precision import compute_dtype
+from clipjax.progress import track
+from clipjax.text.lengths import bucket, lengths
 from clipjax.trees import flatten
 
 DEFAULT_TEMPLATES = ("a photo of a {c}.",)
@@ -77,8 +79,18 @@ class Bundle:
         return self._encode(self._image_program, pixels)
 
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Unit rows [n, E] float32 of texts."""
-        return self._encode(self._text_program, self.tokenize(texts))
+        """Unit rows [n, E] float32 of texts.
+
+        They are encoded in order of length, each batch cut to its longest (text/lengths.py): the same rows for less.
+        """
+        tokens = self.tokenize(texts)  # [n, L]
+        needed = lengths(tokens, self.config.model.text.end_token)  # [n]
+        rows = np.zeros((len(tokens), self.config.model.embed_dim), np.float32)
+        parts = list(_parts(np.argsort(needed, kind="stable"), _BATCH * self._devices))
+        for part in track(parts, "embedding texts", unit="batches"):
+            length = bucket(needed[part[-1]], tokens.shape[1])
+            rows[part] = self._encode(self._text_program, tokens[part, :length])
+        return rows
 
     def class_embeddings(self, class_names: Sequence, templates: Sequence[str] | None = None) -> np.ndarray:
         """Unit rows [N, E] float32, one a class: each prompt normalised, averaged, normalised again (paper, 3.1.4).
@@ -103,8 +115,13 @@ class Bundle:
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         return weights / weights.sum(axis=1, keepdims=True)
 
+    @property
+    def _devices(self) -> int:
+        """Among how many devices the rows of a batch are divided."""
+        return self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+
     def _encode(self, program, rows: np.ndarray) -> np.ndarray:
-        devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        devices = self._devices
         parts = []
         for part in _parts(rows, _BATCH * devices):
             count = devices * (1 << (-(-len(part) // devices) - 1).bit_length())
@@ -143,9 +160,9 @@ def load(path: str | os.PathLike) -> Bundle:
     return Bundle(merge(saved.config, params, stats), saved.config, name=name, step=saved.step, mesh=mesh)
 
 
-def make_module(config: Config, seed=0) -> CLIP:
-    """The freshly initialised module of a config, from a number or a key; call inside `jit` or `nnx.eval_shape`."""
-    return CLIP(config.model, rngs=nnx.Rngs(seed), dtype=compute_dtype(config.precision), remat=config.remat)
+def make_module(config: Config) -> CLIP:
+    """The module of a config, its parameters zeros; call inside `nnx.eval_shape`."""
+    return CLIP(config.model, dtype=compute_dtype(config.precision), remat=config.remat)
 
 
 @functools.cache

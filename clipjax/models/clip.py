@@ -16,6 +16,18 @@ Parameter paths (layers: the leading axis of a tower's blocks; p: patch side; qk
     image/ln_post/{scale,bias} [W]              text/ln_final/{scale,bias} [W]
     image/projection/kernel [W, E]              text/projection/kernel [W, E]
 
+Where the image tower is a ResNet (P: planes of the stage, W 2^(i-1); C: 32 W channels; I: what comes in; O: 4 P):
+
+    image/stem/conv{1,2,3}/kernel [3, 3, I, O]          image/stem/bn{1,2,3}/{scale,bias} [O]
+    image/stage{1,2,3,4}/first/...                      image/stage{1,2,3,4}/blocks/... (with a leading axis of blocks)
+        conv1/kernel [I, P], bn1/{scale,bias} [P]           the same, without shortcut; I is 4 P
+        conv2/kernel [3, 3, P, P], bn2/{scale,bias} [P]
+        conv3/kernel [P, 4 P], bn3/{scale,bias} [4 P]
+        shortcut/conv/kernel [I, 4 P], shortcut/bn/{scale,bias} [4 P]
+    image/pool/positional_embedding [T, C]              image/pool/{query,key,value}/{kernel,bias} [C, C], [C]
+    image/pool/projection/{kernel,bias} [C, E], [E]
+    running averages (nnx.BatchStat) beside scale and bias: mean, var
+
 Heads are contiguous in the last axis of qkv and the first of out, so dividing those axes divides by heads.
 """
 
@@ -27,7 +39,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from clipjax.config import ModelConfig
-from clipjax.models.layers import unit
+from clipjax.models.layers import constant, param, unit
+from clipjax.models.resnet import ModifiedResNet
 from clipjax.models.text import TextTransformer
 from clipjax.models.vision import VisionTransformer
 
@@ -41,17 +54,21 @@ class Features(NamedTuple):
 
 
 class CLIP(nnx.Module):
-    """The model of a config. Parameters are float32; `dtype` is what the matmuls of both towers compute in.
+    """The model of a config. `dtype` is what the matmuls of both towers compute in.
 
-    LayerNorm, softmax and normalisation are float32 whatever the dtype, and so are the features. remat: "none", or
-    "block" to keep only the input of each block for the gradient. unroll: see `transformer.run`; True suits CPU.
+    Parameters are float32, zeros until they are drawn (`initialise.draw`) or loaded. LayerNorm, softmax and
+    normalisation are float32 whatever the dtype, and so are the features. remat: "none", or "block" to keep only the
+    input of each block for the gradient. unroll: see `transformer.run`; True suits CPU.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, remat="none", unroll=1):
-        options = dict(activation=config.activation, dtype=dtype, remat=remat, unroll=unroll, rngs=rngs)
-        self.image = VisionTransformer(config.image, config.embed_dim, **options)
-        self.text = TextTransformer(config.text, config.embed_dim, **options)
-        self.logit_scale = nnx.Param(jnp.asarray(math.log(1 / 0.07), jnp.float32))  # paper, 2.5
+    def __init__(self, config: ModelConfig, *, dtype=jnp.float32, remat="none", unroll=1):
+        options = dict(dtype=dtype, remat=remat, unroll=unroll)
+        if config.image.kind == "resnet":
+            self.image = ModifiedResNet(config.image, config.embed_dim, **options)
+        else:
+            self.image = VisionTransformer(config.image, config.embed_dim, activation=config.activation, **options)
+        self.text = TextTransformer(config.text, config.embed_dim, activation=config.activation, **options)
+        self.logit_scale = param(constant(math.log(1 / 0.07)))  # paper, 2.5
 
     def encode_image(self, pixels):
         """pixels [n, height, width, 3] float32, preprocessed -> [n, E] float32, not normalised."""

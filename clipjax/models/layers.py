@@ -1,4 +1,10 @@
-"""The small layers that both towers are made of: linear map, layer normalisation, activations, initialisers."""
+"""The small layers that both towers are made of: linear map, layer normalisation, activations, initialisers.
+
+Modules are made of zeros: each parameter says how it is drawn, and `initialise.draw` does that on the host. A compiled
+program that draws costs seconds at every start, and is thrown away when weights are loaded.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +22,10 @@ class Linear(nnx.Module):
     `outputs` may be a tuple: the fused query, key and value map has kernel [W, 3, W], whose last axis divides by heads.
     """
 
-    def __init__(self, inputs, outputs, *, kernel_init, bias_init=None, dtype=jnp.float32, out_dtype=None, rngs):
+    def __init__(self, inputs, outputs, *, kernel_init, bias_init=None, dtype=jnp.float32, out_dtype=None):
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        self.kernel = nnx.Param(kernel_init(rngs.params(), (inputs, *outputs), jnp.float32))
-        self.bias = nnx.Param(bias_init(rngs.params(), outputs, jnp.float32)) if bias_init else None
+        self.kernel = param(kernel_init, inputs, *outputs)
+        self.bias = param(bias_init, *outputs) if bias_init else None
         self.dtype, self.out_dtype = dtype, out_dtype
 
     def __call__(self, x):
@@ -34,8 +40,8 @@ class LayerNorm(nnx.Module):
     """
 
     def __init__(self, width, *, dtype=jnp.float32):
-        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.scale = param(constant(1.0), width)
+        self.bias = param(constant(0.0), width)
         self.dtype = dtype
 
     def __call__(self, x):
@@ -48,12 +54,10 @@ class LayerNorm(nnx.Module):
 class MLP(nnx.Module):
     """W -> 4W -> W with biases. Biases start as torch's linear layers do, U(±fan_in^-½), not at zero."""
 
-    def __init__(self, width, *, activation, fc_init, proj_init, dtype=jnp.float32, rngs):
+    def __init__(self, width, *, activation, fc_init, proj_init, dtype=jnp.float32):
         hidden = 4 * width
-        self.fc = Linear(width, hidden, kernel_init=fc_init, bias_init=uniform(width**-0.5), dtype=dtype, rngs=rngs)
-        self.proj = Linear(
-            hidden, width, kernel_init=proj_init, bias_init=uniform(hidden**-0.5), dtype=dtype, rngs=rngs
-        )
+        self.fc = Linear(width, hidden, kernel_init=fc_init, bias_init=uniform(width**-0.5), dtype=dtype)
+        self.proj = Linear(hidden, width, kernel_init=proj_init, bias_init=uniform(hidden**-0.5), dtype=dtype)
         self.activation = activation
 
     def __call__(self, x):
@@ -67,14 +71,31 @@ def dense(x, kernel, bias, dtype, out_dtype=None):
     return y if bias is None else y + _as_rank(bias.astype(y.dtype), y.ndim)
 
 
+class Init(NamedTuple):
+    """How a parameter is drawn: `kind` "normal", "uniform" (between -size and size) or "constant"."""
+
+    kind: str
+    size: float
+
+
 def normal(std):
-    """Initialiser N(0, std²)."""
-    return jax.nn.initializers.normal(std)
+    """N(0, std²)."""
+    return Init("normal", float(std))
 
 
 def uniform(bound):
-    """Initialiser U(-bound, bound), whose standard deviation is bound / √3."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+    """U(-bound, bound), whose standard deviation is bound / √3."""
+    return Init("uniform", float(bound))
+
+
+def constant(value):
+    """The same number everywhere."""
+    return Init("constant", float(value))
+
+
+def param(init: Init, *shape) -> nnx.Param:
+    """A float32 parameter that says in its metadata how it is drawn; zeros until then, unless it is constant."""
+    return nnx.Param(jnp.full(shape, init.size if init.kind == "constant" else 0.0, jnp.float32), init=init)
 
 
 def unit(features):

@@ -5,7 +5,7 @@ from flax import nnx
 
 from clipjax.config import TextConfig
 from clipjax.errors import UserError
-from clipjax.models.layers import LayerNorm, Linear, normal
+from clipjax.models.layers import LayerNorm, Linear, normal, param
 from clipjax.models.transformer import BlockInit, run, stack
 
 
@@ -17,12 +17,11 @@ class TextTransformer(nnx.Module):
     read at position 0; the tokenizer always writes one. Initialised as the release is (open_clip: the same).
     """
 
-    def __init__(self, config: TextConfig, embed_dim, *, activation, dtype, remat, unroll, rngs):
+    def __init__(self, config: TextConfig, embed_dim, *, activation, dtype, remat, unroll):
         width = config.width
         std, residual_std = width**-0.5, width**-0.5 * (2 * config.layers) ** -0.5
-        tokens, positions = (config.vocab_size, width), (config.context_length, width)
-        self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), tokens, jnp.float32))
-        self.positional_embedding = nnx.Param(normal(0.01)(rngs.params(), positions, jnp.float32))
+        self.token_embedding = param(normal(0.02), config.vocab_size, width)
+        self.positional_embedding = param(normal(0.01), config.context_length, width)
         self.blocks = stack(
             config.layers,
             width,
@@ -33,12 +32,9 @@ class TextTransformer(nnx.Module):
                 qkv=normal(std), out=normal(residual_std), fc=normal((2 * width) ** -0.5), proj=normal(residual_std)
             ),
             dtype=dtype,
-            rngs=rngs,
         )
         self.ln_final = LayerNorm(width, dtype=dtype)
-        self.projection = Linear(
-            width, embed_dim, kernel_init=normal(std), dtype=dtype, out_dtype=jnp.float32, rngs=rngs
-        )
+        self.projection = Linear(width, embed_dim, kernel_init=normal(std), dtype=dtype, out_dtype=jnp.float32)
         self.config, self.dtype, self.remat, self.unroll = config, dtype, remat, unroll
 
     def __call__(self, tokens):

@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clipjax.models.layers import MLP, LayerNorm, Linear, dense
+from clipjax.models.layers import MLP, Init, LayerNorm, Linear, constant, dense
 
 
 class BlockInit(NamedTuple):
     """Initialisers of a block's four kernels, which differ between the towers."""
 
-    qkv: jax.nn.initializers.Initializer
-    out: jax.nn.initializers.Initializer
-    fc: jax.nn.initializers.Initializer
-    proj: jax.nn.initializers.Initializer
+    qkv: Init
+    out: Init
+    fc: Init
+    proj: Init
 
 
 class Attention(nnx.Module):
@@ -24,17 +24,17 @@ class Attention(nnx.Module):
     qkv kernel [W, 3, W]: query, key, value; head h owns the columns h·D to (h+1)·D of each. Softmax in float32.
     """
 
-    def __init__(self, width, heads, *, causal, init, dtype, rngs):
-        zeros = jax.nn.initializers.zeros
-        self.qkv = Linear(width, (3, width), kernel_init=init.qkv, bias_init=zeros, dtype=dtype, rngs=rngs)
-        self.out = Linear(width, width, kernel_init=init.out, bias_init=zeros, dtype=dtype, rngs=rngs)
+    def __init__(self, width, heads, *, causal, init, dtype):
+        zeros = constant(0.0)
+        self.qkv = Linear(width, (3, width), kernel_init=init.qkv, bias_init=zeros, dtype=dtype)
+        self.out = Linear(width, width, kernel_init=init.out, bias_init=zeros, dtype=dtype)
         self.heads, self.causal, self.dtype = heads, causal, dtype
 
     def __call__(self, x):
         n, tokens, width = x.shape
         qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, -1)  # [n, T, 3, K, D]
         seen = jnp.tri(tokens, dtype=bool)[None, None] if self.causal else None  # [1, 1, T, T]
-        return self.out(_attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], seen))
+        return self.out(attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], seen))
 
     def row(self, query, x, position):
         """The row that `__call__` puts at `position`: query [n, W] is that row of x [n, T, W]. Returns [n, W]."""
@@ -46,17 +46,17 @@ class Attention(nnx.Module):
         if self.causal:
             seen = jnp.arange(tokens)[None, :] <= jnp.broadcast_to(position, n)[:, None]  # [n, T]
             seen = seen[:, None, None, :]  # [n, 1, 1, T] for every head and the one query
-        return self.out(_attend(q, kv[:, :, 0], kv[:, :, 1], seen)[:, 0])
+        return self.out(attend(q, kv[:, :, 0], kv[:, :, 1], seen)[:, 0])
 
 
 class Block(nnx.Module):
     """x += attention(ln_1(x)); x += mlp(ln_2(x))."""
 
-    def __init__(self, width, heads, *, activation, causal, init: BlockInit, dtype, rngs):
+    def __init__(self, width, heads, *, activation, causal, init: BlockInit, dtype):
         self.ln_1 = LayerNorm(width, dtype=dtype)
-        self.attention = Attention(width, heads, causal=causal, init=init, dtype=dtype, rngs=rngs)
+        self.attention = Attention(width, heads, causal=causal, init=init, dtype=dtype)
         self.ln_2 = LayerNorm(width, dtype=dtype)
-        self.mlp = MLP(width, activation=activation, fc_init=init.fc, proj_init=init.proj, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, activation=activation, fc_init=init.fc, proj_init=init.proj, dtype=dtype)
 
     def __call__(self, x):
         x = x + self.attention(self.ln_1(x))
@@ -69,15 +69,14 @@ class Block(nnx.Module):
         return row + self.mlp(self.ln_2(row))
 
 
-def stack(layers, width, heads, *, activation, causal, init: BlockInit, dtype, rngs) -> Block:
-    """A Block whose parameters have a leading axis of `layers`, each layer drawn from its own random numbers."""
+def stack(layers, width, heads, *, activation, causal, init: BlockInit, dtype) -> Block:
+    """A Block whose parameters have a leading axis of `layers`."""
 
-    @nnx.split_rngs(splits=layers)
-    @nnx.vmap(in_axes=(0,), out_axes=0)
-    def create(rngs):
-        return Block(width, heads, activation=activation, causal=causal, init=init, dtype=dtype, rngs=rngs)
+    @nnx.vmap(in_axes=(), out_axes=0, axis_size=layers)
+    def create():
+        return Block(width, heads, activation=activation, causal=causal, init=init, dtype=dtype)
 
-    return create(rngs)
+    return create()
 
 
 def run(blocks: Block, x, position, *, remat="none", unroll=1):
@@ -108,7 +107,7 @@ def take_row(x, position):
     return jnp.take_along_axis(x, position[:, None, None], axis=1)[:, 0]
 
 
-def _attend(q, k, v, seen):
+def attend(q, k, v, seen):
     """softmax(q kᵀ / √D) v for q [n, Q, K, D] and k, v [n, T, K, D] -> [n, Q, W]; seen: None, or bool [.., .., Q, T].
 
     Written as matmuls over [n, K]: on CPU some 5 % of a training step faster than jax.nn.dot_product_attention.

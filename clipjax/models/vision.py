@@ -5,7 +5,7 @@ from flax import nnx
 
 from clipjax.config import ImageConfig
 from clipjax.errors import UserError
-from clipjax.models.layers import LayerNorm, Linear, dense, normal, uniform
+from clipjax.models.layers import LayerNorm, Linear, dense, normal, param, uniform
 from clipjax.models.transformer import BlockInit, run, stack
 
 
@@ -15,13 +15,13 @@ class VisionTransformer(nnx.Module):
     Initialised as the release is: its vision blocks keep torch's defaults, U(±fan_in^-½), and Xavier for qkv.
     """
 
-    def __init__(self, config: ImageConfig, embed_dim, *, activation, dtype, remat, unroll, rngs):
+    def __init__(self, config: ImageConfig, embed_dim, *, activation, dtype, remat, unroll):
         width, patch = config.width, config.patch_size
         tokens = (config.image_size // patch) ** 2 + 1
         small = normal(width**-0.5)
-        self.patch = PatchEmbedding(patch, width, dtype=dtype, rngs=rngs)
-        self.class_embedding = nnx.Param(small(rngs.params(), (width,), jnp.float32))
-        self.positional_embedding = nnx.Param(small(rngs.params(), (tokens, width), jnp.float32))
+        self.patch = PatchEmbedding(patch, width, dtype=dtype)
+        self.class_embedding = param(small, width)
+        self.positional_embedding = param(small, tokens, width)
         self.ln_pre = LayerNorm(width, dtype=dtype)
         self.blocks = stack(
             config.layers,
@@ -36,10 +36,9 @@ class VisionTransformer(nnx.Module):
                 proj=uniform((4 * width) ** -0.5),
             ),
             dtype=dtype,
-            rngs=rngs,
         )
         self.ln_post = LayerNorm(width, dtype=dtype)
-        self.projection = Linear(width, embed_dim, kernel_init=small, dtype=dtype, out_dtype=jnp.float32, rngs=rngs)
+        self.projection = Linear(width, embed_dim, kernel_init=small, dtype=dtype, out_dtype=jnp.float32)
         self.config, self.dtype, self.remat, self.unroll = config, dtype, remat, unroll
 
     def __call__(self, pixels):
@@ -62,9 +61,8 @@ class PatchEmbedding(nnx.Module):
     Written as reshape and matmul, which gives the same numbers and is faster on CPU; kernel [p, p, 3, W] (HWIO).
     """
 
-    def __init__(self, patch, width, *, dtype, rngs):
-        init = uniform((3 * patch * patch) ** -0.5)
-        self.kernel = nnx.Param(init(rngs.params(), (patch, patch, 3, width), jnp.float32))
+    def __init__(self, patch, width, *, dtype):
+        self.kernel = param(uniform((3 * patch * patch) ** -0.5), patch, patch, 3, width)
         self.dtype = dtype
 
     def __call__(self, pixels):

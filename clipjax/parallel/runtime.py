@@ -6,7 +6,7 @@ import pathlib
 
 from clipjax.errors import UserError
 
-_M_ARENA_MAX, _M_MMAP_MAX, _M_TRIM_THRESHOLD = -8, -4, -1  # of glibc's malloc.h
+_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
 
 
 def start(cache: bool = True) -> None:
@@ -16,9 +16,9 @@ def start(cache: bool = True) -> None:
     A process with CLIPJAX_COORDINATOR (host:port), CLIPJAX_PROCESSES and CLIPJAX_PROCESS_ID in its environment joins
     that many others; `launch/local.sh` sets them. Raises UserError if they cannot be read.
     """
-    _keep_freed_memory()
     import jax
 
+    _keep_freed_memory(jax)
     if cache:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -35,18 +35,21 @@ def cache_directory() -> pathlib.Path:
     return pathlib.Path(given) if given else pathlib.Path(base) / "clipjax"
 
 
-def _keep_freed_memory() -> None:
+def _keep_freed_memory(jax) -> None:
     """Let glibc keep what XLA's CPU backend frees after each step, instead of paging it in again in the next one.
 
-    Without it a step of a few hundred MB spends a good part of its time on page faults. Elsewhere than on glibc
-    nothing happens.
+    Without it a step of a few hundred MB spends a good part of its time on page faults. Only glibc's main arena can
+    keep blocks of any size, so programs run in the thread that calls them; one arena for all threads
+    (M_ARENA_MAX) would do as well, but compilers in two threads wait for its lock half of the time. Elsewhere than on
+    glibc nothing happens.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    for parameter, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
+    for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
         mallopt(parameter, value)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def _number(name: str) -> int:

@@ -4,11 +4,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from clipjax.bundle import abstract_module, make_module
+from clipjax.bundle import abstract_module
 from clipjax.config import Config
+from clipjax.models.initialise import draw
 from clipjax.parallel.sharding import shardings
+from clipjax.trees import unflatten
 
 
 class State(NamedTuple):
@@ -23,12 +26,17 @@ class State(NamedTuple):
 
 def init_state(config: Config, optimizer, mesh) -> State:
     """A fresh state laid out on the mesh; the numbers depend on `config.seed` alone, not on the mesh."""
-    make = initializer(config, optimizer)
-    key = jax.random.key(config.seed)
-    # Drawing runs once: on CPU, optimising the program takes longer than it saves.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
-    return jax.jit(make, out_shardings=places, compiler_options=options)(key)
+    _, *halves = abstract_module(config)
+    params, stats = (unflatten(draw(half, config.seed)) for half in halves)
+    return fresh_state(config, optimizer, mesh, params, stats)
+
+
+def fresh_state(config: Config, optimizer, mesh, params, batch_stats) -> State:
+    """The state of step 0 with these parameters and running averages (nested dicts of host arrays)."""
+    abstract = abstract_state(config, optimizer, mesh)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)  # moments and counts start at zero
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.tree.map(_place, zeros._replace(params=params, batch_stats=batch_stats), places)
 
 
 def abstract_state(config: Config, optimizer, mesh) -> State:
@@ -43,13 +51,6 @@ def abstract_state(config: Config, optimizer, mesh) -> State:
     )
 
 
-def initializer(config: Config, optimizer):
-    """The pure function `key -> State`."""
-
-    def make(key):
-        _, params, stats = nnx.split(make_module(config, key), nnx.Param, nnx.BatchStat)
-        params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-        zero = jnp.zeros((), jnp.int32)
-        return State(zero, params, stats, optimizer.init(params), zero)
-
-    return make
+def _place(array, sharding):
+    """A host array, which every process has whole, on the mesh."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

@@ -1,6 +1,5 @@
 """Models small enough to compile in a second, and batches for them."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +7,8 @@ from flax import nnx
 
 from clipjax.config import ImageConfig, ModelConfig, TextConfig
 from clipjax.models.clip import CLIP
+from clipjax.models.initialise import draw
+from clipjax.trees import unflatten
 
 
 @pytest.fixture(scope="session")
@@ -41,18 +42,17 @@ def tokens():
 
 
 @pytest.fixture(scope="session")
-def init(small):
-    """init(key) -> the parameters of `small`, compiled once."""
-    return jax.jit(lambda key: nnx.state(CLIP(small, rngs=nnx.Rngs(key)), nnx.Param))
+def drawn():
+    """drawn(make, seed=0) -> the module that make() gives, its parameters drawn."""
+
+    def drawn(make, seed=0):
+        graph, state = nnx.split(nnx.eval_shape(make))
+        return nnx.merge(graph, unflatten({path: jnp.asarray(leaf) for path, leaf in draw(state, seed).items()}))
+
+    return drawn
 
 
 @pytest.fixture(scope="session")
-def build(small, init):
+def build(small, drawn):
     """build(**options) -> CLIP of `small`, with the same parameters whatever the options."""
-    state = init(jax.random.key(0))
-
-    def build(**options):
-        abstract = nnx.eval_shape(lambda: CLIP(small, rngs=nnx.Rngs(0), **options))
-        return nnx.merge(nnx.graphdef(abstract), state)
-
-    return build
+    return lambda **options: drawn(lambda: CLIP(small, **options))

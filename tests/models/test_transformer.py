@@ -73,14 +73,14 @@ def with_random_parameters(module):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_block_equals_numpy(x, causal):
-    block = with_random_parameters(Block(W, HEADS, causal=causal, rngs=nnx.Rngs(0), **OPTIONS))
+    block = with_random_parameters(Block(W, HEADS, causal=causal, **OPTIONS))
     expected = block_in_numpy(flatten(nnx.state(block)), x, HEADS, causal)
     np.testing.assert_allclose(call(block, x), expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_row_of_a_block_is_that_row_of_all_its_tokens(x, position, causal):
-    block = with_random_parameters(Block(W, HEADS, causal=causal, rngs=nnx.Rngs(0), **OPTIONS))
+    block = with_random_parameters(Block(W, HEADS, causal=causal, **OPTIONS))
     whole = call(block, x)
     np.testing.assert_allclose(block.row(x, position), take_row(whole, position), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(block.row(x, 2), whole[:, 2], rtol=1e-5, atol=1e-5)
@@ -94,8 +94,8 @@ def test_layers_start_from_different_numbers(blocks):
 
 
 @pytest.fixture(scope="module")
-def blocks():
-    return nnx.jit(lambda: stack(LAYERS, W, HEADS, causal=True, rngs=nnx.Rngs(0), **OPTIONS))()
+def blocks(drawn):
+    return drawn(lambda: stack(LAYERS, W, HEADS, causal=True, **OPTIONS))
 
 
 def value_and_gradients(blocks, x, position, **options):

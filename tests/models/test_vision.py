@@ -19,8 +19,8 @@ def model(build):
     return build().image
 
 
-def test_patches_equal_a_strided_convolution(pixels):
-    patch = PatchEmbedding(8, 5, dtype=jnp.float32, rngs=nnx.Rngs(0))
+def test_patches_equal_a_strided_convolution(drawn, pixels):
+    patch = drawn(lambda: PatchEmbedding(8, 5, dtype=jnp.float32))
     expected = jax.lax.conv_general_dilated(
         pixels, patch.kernel[...], (8, 8), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -42,11 +42,11 @@ def test_a_picture_of_another_size_is_refused(model):
         model(jnp.zeros((2, 16, 16, 3)))
 
 
-def test_initialisation_is_the_release_s():
+def test_initialisation_is_the_release_s(drawn):
     width, patch = 128, 8
     config = ImageConfig(image_size=64, patch_size=patch, width=width, layers=2, heads=2)
     options = dict(activation="gelu", dtype=jnp.float32, remat="none", unroll=1)
-    state = flatten(jax.jit(lambda: nnx.state(VisionTransformer(config, 24, rngs=nnx.Rngs(0), **options)))())
+    state = flatten(nnx.state(drawn(lambda: VisionTransformer(config, 24, **options))))
     deviation = {  # torch's defaults in the blocks, N(W^-1/2) around them
         "patch/kernel": (3 * patch**2 * 3) ** -0.5,
         "class_embedding": width**-0.5,
