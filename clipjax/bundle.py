@@ -19,7 +19,6 @@ from clipjax.models.clip import CLIP
 from clipjax.models.layers import unit
 from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated
 from clipjax.parallel.precision import compute_dtype
-from clipjax.progress import track
 from clipjax.text.lengths import bucket, lengths
 from clipjax.trees import flatten
 
@@ -86,8 +85,7 @@ class Bundle:
         tokens = self.tokenize(texts)  # [n, L]
         needed = lengths(tokens, self.config.model.text.end_token)  # [n]
         rows = np.zeros((len(tokens), self.config.model.embed_dim), np.float32)
-        parts = list(_parts(np.argsort(needed, kind="stable"), _BATCH * self._devices))
-        for part in track(parts, "embedding texts", unit="batches"):
+        for part in _parts(np.argsort(needed, kind="stable"), _BATCH * self._devices):
             length = bucket(needed[part[-1]], tokens.shape[1])
             rows[part] = self._encode(self._text_program, tokens[part, :length])
         return rows

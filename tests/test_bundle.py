@@ -94,6 +94,27 @@ def test_nothing_encodes_to_no_rows(bundle):
     assert bundle.encode_text([]).shape == (0, 32)
 
 
+def texts_of_many_lengths():
+    """97 texts of 2 to more than 77 tokens, in no order, most of them short."""
+    rng = np.random.default_rng(0)
+    return [" ".join(["word"] * int(count)) for count in rng.integers(0, 90, 97) ** 3 // 90**2]
+
+
+def test_texts_cut_to_their_batch_s_length_give_the_rows_of_uncut_ones(config):
+    text = dataclasses.replace(config.model.text, context_length=77)
+    long = dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
+    one = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    params = jax.device_get(init_state(long, make_optimizer(long), one).params)
+    bundle = Bundle(merge(long, params, {}), long, mesh=one)
+    texts, seen = texts_of_many_lengths(), []
+    encode = bundle._encode
+    bundle._encode = lambda program, tokens: (seen.append(tokens.shape), encode(program, tokens))[1]
+    whole = np.asarray(bundle.model.encode_text(bundle.tokenize(texts)))
+    whole = whole / np.linalg.norm(whole, axis=1, keepdims=True)
+    np.testing.assert_allclose(bundle.encode_text(texts), whole, rtol=0, atol=1e-6)
+    assert seen == [(64, 32), (33, 77)]
+
+
 def test_a_class_is_the_normalised_mean_of_its_prompts(bundle):
     names, templates = ["cat", ["dog", "hound"]], ["a {c}.", "the {c}"]
     rows = bundle.class_embeddings(names, templates)

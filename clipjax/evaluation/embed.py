@@ -4,24 +4,25 @@ import json
 import os
 import zipfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clipjax.errors import UserError
-from clipjax.evaluation.datasets import Dataset
+from clipjax.evaluation.datasets import Dataset, Sample
 from clipjax.images.decode import ImageError, decode
-from clipjax.progress import track
+from clipjax.progress import Meter, track
 
 if TYPE_CHECKING:
     from clipjax.bundle import Bundle
 
-_VERSION = 1  # of the cache's content: raise it when the same key would mean other numbers
 _TEXTS_AT_ONCE = 1024
+_VERSION = 1  # of the cache's content: raise it when the same key would mean other numbers
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,47 @@ def embed(bundle: "Bundle", dataset: Dataset, *, batch_size: int = 64, cache: Pa
     )
 
 
+def ahead(load: Callable, items: Iterable) -> Iterator:
+    """`load(item)` of each item, in order; a few threads work ahead by a bounded number of items.
+
+    For loads that decode pictures: the decoders let go of Python's lock.
+    """
+    workers = min(32, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(load, item))
+                if len(waiting) > 16 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def pixels_of(bundle: "Bundle", content: bytes, key: str) -> np.ndarray | str:
+    """An encoded picture as the model takes it, float32 [height, width, 3], or in a line why it cannot be read."""
+    try:
+        return bundle.preprocess(decode(content, key))
+    except ImageError as error:  # names the key
+        return str(error)
+    except (OSError, ValueError) as error:  # colours that Pillow decodes but cannot turn into RGB
+        return f"{key}: {error}"
+
+
+def caption_rows(bundle: "Bundle", captions: Sequence[str], done: Callable[[int], None]) -> np.ndarray:
+    """Unit rows [n, E] float32 of n captions, equal ones embedded once; `done` is told each count that is finished."""
+    words = sorted(set(captions), key=lambda text: (len(text), text))  # near lengths together: less padding
+    places = {text: row for row, text in enumerate(words)}
+    rows = []
+    for first in range(0, len(words), _TEXTS_AT_ONCE):
+        piece = words[first : first + _TEXTS_AT_ONCE]
+        rows.append(bundle.encode_text(piece))
+        done(len(piece))
+    return np.concatenate(rows).astype(np.float32)[[places[text] for text in captions]]
+
+
 def _captions(dataset: Dataset, samples: np.ndarray) -> list[str]:
     return [caption for place in samples for caption in dataset.samples[place].captions]
 
@@ -82,8 +124,8 @@ def _captions(dataset: Dataset, samples: np.ndarray) -> list[str]:
 def _images(bundle: "Bundle", dataset: Dataset, batch_size: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Unit rows of the readable pictures, their places among the samples, and a line for each that is not readable."""
     rows, samples, missing, batch = [], [], [], []
-    pictures = track(_decoded(bundle, dataset), f"embedding {dataset.name}", len(dataset.samples), "pictures")
-    for place, pixels in enumerate(pictures):
+    pictures = ahead(partial(_pixels, bundle), dataset.samples)
+    for place, pixels in enumerate(track(pictures, f"embedding {dataset.name}", len(dataset.samples), "pictures")):
         if isinstance(pixels, str):
             missing.append(pixels)
             continue
@@ -98,48 +140,22 @@ def _images(bundle: "Bundle", dataset: Dataset, batch_size: int) -> tuple[np.nda
     return np.asarray(images, np.float32), np.array(samples, np.int64), missing
 
 
-def _decoded(bundle: "Bundle", dataset: Dataset) -> Iterator[np.ndarray | str]:
-    """Each sample in order: preprocessed pixels [height, width, 3] float32, or why it cannot be read.
-
-    A few threads work ahead (the decoders let go of Python's lock), by a bounded number of pictures.
-    """
-    workers = min(8, os.cpu_count() or 1)
-
-    def load(sample):
-        try:
-            return bundle.preprocess(decode(sample.read(), sample.key))
-        except ImageError as error:  # names the sample
-            return str(error)
-        except OSError as error:
-            return f"{sample.key}: {error}"
-
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = deque()
-        try:
-            for sample in dataset.samples:
-                ahead.append(pool.submit(load, sample))
-                if len(ahead) > 16 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+def _pixels(bundle: "Bundle", sample: Sample) -> np.ndarray | str:
+    try:
+        return pixels_of(bundle, sample.read(), sample.key)
+    except OSError as error:
+        return f"{sample.key}: {error}"
 
 
 def _texts(bundle: "Bundle", dataset: Dataset, captions: list[str]) -> np.ndarray:
     """Unit rows, float32: one a class for classification, one a caption for retrieval."""
-    words, places = np.unique(dataset.class_names or captions, return_inverse=True)
-    words = words.tolist()
     if dataset.class_names:
-        rows = bundle.class_embeddings(words, dataset.templates)
-    else:
-        pieces = [words[first : first + _TEXTS_AT_ONCE] for first in range(0, len(words), _TEXTS_AT_ONCE)]
-        rows = [
-            bundle.encode_text(piece)
-            for piece in track(pieces, f"embedding {dataset.name}", unit="batches of captions")
-        ]
-        rows = np.concatenate(rows)
-    return np.asarray(rows, np.float32)[places]
+        words, places = np.unique(dataset.class_names, return_inverse=True)
+        return np.asarray(bundle.class_embeddings(words.tolist(), dataset.templates), np.float32)[places]
+    meter = Meter(f"embedding {dataset.name}", len(set(captions)), "captions")
+    rows = caption_rows(bundle, captions, meter.advance)
+    meter.close()
+    return rows
 
 
 def _check_finite(bundle: "Bundle", dataset: Dataset, what: str, rows: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Random access to pairs in whatever form they lie: tar shards, ArrayRecord, a TFDS data set, a table."""
+"""Random access to pairs in whatever form they lie: tar shards, ArrayRecord, a TFDS data set, a table, pictures."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -18,6 +18,7 @@ class Source:
     """Several sources one after the other: `len` and `source[i] -> Record`, which raises RecordError for a bad one.
 
     `dropped` counts the samples without a picture or a caption, which have no place in it; `dropped_names` names some.
+    `files` are the paths of what is read, so that a change can be told by their sizes and times (none for TFDS).
     """
 
     def __init__(self, parts: Sequence):
@@ -25,6 +26,10 @@ class Source:
         self.dropped = sum(part.dropped.count for part in self.parts)
         self.dropped_names = [name for part in self.parts for name in part.dropped.names][:5]
         self._ends = np.cumsum([len(part) for part in self.parts], dtype=np.int64)
+
+    @property
+    def files(self) -> list[str]:
+        return [path for part in self.parts for path in part.files]
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -36,37 +41,42 @@ class Source:
         return self.parts[part][int(index - self._ends[part]) + len(self.parts[part])]
 
 
-def open_source(specs: Sequence[str], data: DataConfig) -> Source:
+def open_source(specs: Sequence[str], data: DataConfig, *, captions: bool = True) -> Source:
     """Everything that `specs` name, as one source; `data` gives caption_key, image_key and max_unreadable.
 
+    Without `captions`, samples need a picture only, and plain pictures and folders of them are a source too.
     Raises UserError for what is absent or of no known form, for a source without one pair, and where the share of
     samples without a picture or a caption passes max_unreadable.
     """
     parts = []
-    for form, files in groupby(expand(specs), key=lambda file: file[0]):
-        parts += _open(form, [path for _, path in files], data)
+    for form, files in groupby(expand(specs, pictures=not captions), key=lambda file: file[0]):
+        parts += _open(form, [path for _, path in files], data, captions)
     source = Source(parts)
     _judge(source, ", ".join(specs), data.max_unreadable)
     return source
 
 
-def _open(form: str, paths: list[str], data: DataConfig) -> list:
+def _open(form: str, paths: list[str], data: DataConfig, captions: bool) -> list:
     # imported here, since each brings the libraries of its form
     if form == "tar":
         from clipjax.data.sources.tar import open_tars
 
-        return open_tars(paths, data)
+        return open_tars(paths, data, captions)
     if form == "array_record":
         from clipjax.data.sources.array_record import open_array_record
 
-        return [open_array_record(path, data) for path in paths]
+        return [open_array_record(path, data, captions) for path in paths]
     if form == "tfds":
         from clipjax.data.sources.tfds import open_tfds
 
-        return [open_tfds(path, data) for path in paths]
+        return [open_tfds(path, data, captions) for path in paths]
+    if form == "pictures":
+        from clipjax.data.sources.pictures import PictureSource
+
+        return [PictureSource(paths)]
     from clipjax.data.sources.table import TableSource
 
-    return [TableSource(path, data) for path in paths]
+    return [TableSource(path, data, captions) for path in paths]
 
 
 def _judge(source: Source, specs: str, limit: float) -> None:

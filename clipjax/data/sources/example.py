@@ -13,15 +13,24 @@ _KEYS = ("__key__", "key", "image/filename", "file_name", "filename")
 class ExampleSource:
     """Records of any sequence of bytes: the picture encoded in one bytes feature, the captions in another, one or many.
 
-    data.image_key and data.caption_key name the features. A TFDS sequence of {text: …} is stored as `captions/text`.
+    Without `captions` a record may lack the second. data.image_key and data.caption_key name the features. A TFDS
+    sequence of {text: …} is stored as `captions/text`.
     """
 
-    def __init__(self, records: Sequence[bytes], name: str, data: DataConfig):
-        self.dropped = Dropped()
+    def __init__(
+        self,
+        records: Sequence[bytes],
+        name: str,
+        data: DataConfig,
+        captions: bool = True,
+        files: Sequence[str] = (),
+    ):
+        self.dropped, self.files = Dropped(), list(files)
         self._records, self._name = records, name
         self._images = (data.image_key,) if data.image_key else _IMAGES
         names = (data.caption_key,) if data.caption_key else _CAPTIONS
         self._captions = [name + inner for name in names for inner in ("", "/text", "/raw")]
+        self._captions_needed = captions
 
     def __len__(self) -> int:
         return len(self._records)
@@ -34,11 +43,8 @@ class ExampleSource:
             key,
         )
         image = _first(features, self._images, key, "picture", "image_key")
-        return Record(
-            key,
-            image[0] if image else b"",
-            captions_of(_first(features, self._captions, key, "caption", "caption_key")),
-        )
+        captions = _first(features, self._captions, key, "caption", "caption_key" if self._captions_needed else "")
+        return Record(key, image[0] if image else b"", captions_of(captions))
 
 
 def _parse(content, key: str) -> dict[str, list[bytes]]:
@@ -54,8 +60,11 @@ def _parse(content, key: str) -> dict[str, list[bytes]]:
 
 
 def _first(features: dict, names: Sequence[str], key: str, what: str, option: str) -> list[bytes]:
+    """The first feature of these names; where there is none RecordError, which tells of `option`, or [] without one."""
     for name in names:
         if name in features:
             return features[name]
+    if not option:
+        return []
     there = ", ".join(sorted(features)) or "none"
     raise RecordError(f"{key}: no {what} among its features ({there}); data.{option} names one")

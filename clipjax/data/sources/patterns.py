@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from clipjax.data.sources.record import IMAGE_EXTENSIONS
 from clipjax.errors import UserError
 
 _FORMS = {  # form to what its files are called; a file called otherwise is taken for a tar, whose reader then judges it
@@ -13,22 +14,24 @@ _FORMS = {  # form to what its files are called; a file called otherwise is take
     "array_record": r"\.array_?record(-\d+-of-\d+)?$",
     "table": r"\.(csv|tsv|jsonl|ndjson|parquet)$",
 }
+_PICTURE = rf"\.({'|'.join(IMAGE_EXTENSIONS)})$"
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 1_000_000  # files of one pattern
 _HINT = "Give a glob of tar shards or tfds:NAME."
 
 
-def expand(specs: Iterable[str]) -> list[tuple[str, str]]:
+def expand(specs: Iterable[str], pictures: bool = False) -> list[tuple[str, str]]:
     """(form, path) of each file that the specs name, in their order, globs sorted; ("tfds", spec) for a tfds:NAME.
 
-    Forms: tar, array_record, table, tfds. A folder stands for its shards, or for the one table in it.
+    Forms: tar, array_record, table, tfds. A folder stands for its shards, or for the one table in it; with `pictures`,
+    where it holds none, for all shards or else all pictures in the folders below, and pictures are a form as well.
     Raises UserError for a spec that names nothing and for files of a range that are absent.
     """
     found = []
     for spec in specs:
         literal = os.path.exists(os.path.expanduser(spec))  # a name may itself hold commas or brackets
         for part in [spec] if literal else split_commas(spec):
-            found += [("tfds", part)] if part.startswith("tfds:") else _matches(os.path.expanduser(part))
+            found += [("tfds", part)] if part.startswith("tfds:") else _matches(os.path.expanduser(part), pictures)
     if not found:
         raise UserError(f"data.train: no source is given. {_HINT}")
     return found
@@ -53,13 +56,13 @@ def expand_braces(text: str) -> list[str]:
     return [text]
 
 
-def _matches(pattern: str) -> list[tuple[str, str]]:
+def _matches(pattern: str, pictures: bool) -> list[tuple[str, str]]:
     if "://" in pattern:
         raise UserError(
             f"data.train: {pattern!r} is an address; sources are local. Mount the bucket or copy its files."
         )
     if os.path.exists(pattern):
-        return _files(pattern)
+        return _files(pattern, pictures)
     names = expand_braces(pattern)
     found = [match for name in names for match in ([name] if os.path.exists(name) else sorted(_glob(name)))]
     if not found:
@@ -72,17 +75,18 @@ def _matches(pattern: str) -> list[tuple[str, str]]:
             f"data.train: {len(absent):,} of the {len(names):,} files of {pattern!r} are absent, first {absent[0]!r}. "
             "Complete them or give the range that is there."
         )
-    return [file for path in found for file in _files(path)]
+    return [file for path in found for file in _files(path, pictures)]
 
 
 def _glob(name: str) -> list[str]:
     return glob.glob(name, recursive=True) if glob.has_magic(name) else []
 
 
-def _files(path: str) -> list[tuple[str, str]]:
+def _files(path: str, pictures: bool) -> list[tuple[str, str]]:
     """A file with its form; for a folder, all files of the first form that it holds."""
     if not os.path.isdir(path):
-        return [(_form(path) or "tar", path)]
+        form = _form(path) or ("pictures" if pictures and re.search(_PICTURE, path, re.IGNORECASE) else "tar")
+        return [(form, path)]
     names = sorted(name for name in os.listdir(path) if not name.startswith("."))
     for form in _FORMS:
         held = [name for name in names if _form(name) == form]
@@ -90,10 +94,25 @@ def _files(path: str) -> list[tuple[str, str]]:
             raise UserError(f"data.train: {path} holds {len(held)} tables ({', '.join(held[:5])}). Give one of them.")
         if held:
             return [(form, os.path.join(path, name)) for name in held]
+    if pictures and (below := _below(path)):
+        return below
     raise UserError(
-        f"data.train: the folder {path} holds no tar, ArrayRecord, CSV, TSV, JSONL or Parquet file "
-        f"(found: {', '.join(names[:5]) or 'nothing'}). Give the files themselves, a pattern or tfds:NAME."
+        f"data.train: the folder {path} holds no tar, ArrayRecord, CSV, TSV, JSONL or Parquet file"
+        f"{pictures * ' and no picture'} (found: {', '.join(names[:5]) or 'nothing'}). "
+        "Give the files themselves, a pattern or tfds:NAME."
     )
+
+
+def _below(path: str) -> list[tuple[str, str]]:
+    """All shards in the folders below, or else all pictures there, sorted; hidden files and folders are left out."""
+    found = []
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(folder, name) for name in names if not name.startswith(".")]
+    for called in (_FORMS["tar"], _FORMS["array_record"], _PICTURE):
+        if held := sorted(name for name in found if re.search(called, name, re.IGNORECASE)):
+            return [(_form(name) or "pictures", name) for name in held]
+    return []
 
 
 def _form(name: str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clipjax.config import DataConfig
-from clipjax.data.sources.record import Dropped, Record, RecordError, captions_of
+from clipjax.data.sources.pictures import read_picture
+from clipjax.data.sources.record import Dropped, Record, captions_of
 from clipjax.errors import UserError
 from clipjax.progress import track
 
@@ -19,17 +20,18 @@ _CHUNK = 65_536  # rows
 class TableSource:
     """The pictures of a table, in the order in which they first appear; rows that name the same picture are one record.
 
-    data.image_key and data.caption_key name the columns, else the first usual name that is there. A cell of JSONL or
-    Parquet may hold a list of captions. Raises UserError for a table that is none or lacks the columns.
+    data.image_key and data.caption_key name the columns, else the first usual name that is there; without `captions`
+    the second may be absent or empty. A cell of JSONL or Parquet may hold a list of captions. Raises UserError for a
+    table that is none or lacks the columns.
     """
 
-    def __init__(self, path: str, data: DataConfig):
+    def __init__(self, path: str, data: DataConfig, captions: bool = True):
         self.dropped = Dropped()
-        self._folder = os.path.dirname(os.path.abspath(path))
-        images = (data.image_key,) if data.image_key else _IMAGES
-        captions = (data.caption_key,) if data.caption_key else _CAPTIONS
-        rows = _READERS[Path(path).suffix.lower()](path, images, captions)
-        table = _grouped(track(rows, f"reading {path}", unit="rows"), path, self.dropped)
+        self._path, self._folder = path, os.path.dirname(os.path.abspath(path))
+        image_names = (data.image_key,) if data.image_key else _IMAGES
+        caption_names = (data.caption_key,) if data.caption_key else _CAPTIONS + (() if captions else (None,))
+        rows = _READERS[Path(path).suffix.lower()](path, image_names, caption_names)
+        table = _grouped(track(rows, f"reading {path}", unit="rows"), path, self.dropped, captions)
         self._images, self._captions = table["image"], table["caption_list"]
         if len(self._images) and "://" in (first := self._images[0].as_py()):
             raise UserError(
@@ -41,14 +43,15 @@ class TableSource:
 
     def __getitem__(self, index: int) -> Record:
         path = os.path.join(self._folder, self._images[index].as_py())
-        try:
-            image = Path(path).read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-            raise RecordError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-        return Record(path, image, tuple(self._captions[index].as_py()))
+        captions = self._captions[index].as_py()
+        return Record(path, read_picture(path), tuple(caption for caption in captions if caption is not None))
+
+    @property
+    def files(self) -> list[str]:
+        return [self._path, *(os.path.join(self._folder, name) for name in self._images.to_pylist())]
 
 
-def _grouped(rows, path: str, dropped: Dropped):
+def _grouped(rows, path: str, dropped: Dropped, captions_needed: bool):
     """An Arrow table, which holds millions of short strings without an object each: image, caption_list."""
     import pyarrow as pa
 
@@ -61,6 +64,7 @@ def _grouped(rows, path: str, dropped: Dropped):
 
     for line, image, value in rows:
         image, texts = "".join(captions_of(image)), captions_of(value)
+        texts = texts or (() if captions_needed else (None,))
         if not image or not texts:
             dropped.add(f"{path}, row {line}: no {'caption' if image else 'picture'}")
             continue
@@ -81,12 +85,16 @@ def _read_csv(path: str, images: Sequence[str], captions: Sequence[str]) -> Iter
         reader = csv.reader(file, delimiter=delimiter)
         try:
             names = next(reader, [])
-            columns = [names.index(name) for name in _columns(names, images, captions, path)]
+            columns = [None if name is None else names.index(name) for name in _columns(names, images, captions, path)]
             for row in reader:
                 if row:
-                    yield reader.line_num, *(row[column] if column < len(row) else "" for column in columns)
+                    yield reader.line_num, *(_cell(row, column) for column in columns)
         except csv.Error as error:
             raise UserError(f"{path}: line {reader.line_num}: {error}. Look for a quotation mark left open.") from error
+
+
+def _cell(row: list[str], column: int | None) -> str:
+    return "" if column is None or column >= len(row) else row[column]
 
 
 def _read_jsonl(path: str, images: Sequence[str], captions: Sequence[str]) -> Iterator[tuple]:
@@ -117,8 +125,8 @@ def _read_parquet(path: str, images: Sequence[str], captions: Sequence[str]) -> 
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise UserError(f"{path}: column {columns[0]!r} holds {kind}, expected paths as text. Set data.image_key.")
         line = 0
-        for batch in file.iter_batches(_CHUNK, columns=list(dict.fromkeys(columns))):
-            cells = [batch.column(name).to_pylist() for name in columns]
+        for batch in file.iter_batches(_CHUNK, columns=[name for name in dict.fromkeys(columns) if name is not None]):
+            cells = [[None] * len(batch) if name is None else batch.column(name).to_pylist() for name in columns]
             for row in zip(*cells, strict=True):
                 line += 1
                 yield line, *row
@@ -126,11 +134,11 @@ def _read_parquet(path: str, images: Sequence[str], captions: Sequence[str]) -> 
         raise UserError(f"{path}: found no Parquet file that can be read ({error}). Write it again.") from error
 
 
-def _columns(names: list[str], images: Sequence[str], captions: Sequence[str], path: str) -> tuple[str, str]:
-    """The names of the picture's and the captions' column."""
+def _columns(names: list[str], images: Sequence[str], captions: Sequence, path: str) -> tuple[str, str | None]:
+    """The names of the picture's and the captions' column; None for the second where `captions` holds None."""
     found = [next((name for name in wanted if name in names), None) for wanted in (images, captions)]
     for name, wanted, option in zip(found, (images, captions), ("image_key", "caption_key"), strict=True):
-        if name is None:
+        if name is None and None not in wanted:
             raise UserError(
                 f"{path}: no column named {' or '.join(wanted)}; its first row names {', '.join(names) or 'none'}. "
                 f"Set data.{option} to the column's name."

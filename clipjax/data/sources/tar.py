@@ -27,11 +27,11 @@ def read_members(path: str | Path) -> list[tuple[str, dict[str, tuple[int, int]]
     return _samples(tar_index(path))
 
 
-def open_tars(paths: Sequence[str], data: DataConfig) -> list["TarSource"]:
+def open_tars(paths: Sequence[str], data: DataConfig, captions: bool = True) -> list["TarSource"]:
     """One source a shard, in order. Raises UserError for a file that is no tar."""
     pool = ThreadPoolExecutor(min(_OPENERS, len(paths)))
     try:
-        shards = pool.map(lambda path: TarSource(path, data), paths)
+        shards = pool.map(lambda path: TarSource(path, data, captions), paths)
         return list(track(shards, "indexing shards", total=len(paths), unit="shards"))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -40,16 +40,18 @@ def open_tars(paths: Sequence[str], data: DataConfig) -> list["TarSource"]:
 class TarSource:
     """The pairs of one shard. Captions: the list `captions` of a sample's .json if there, else each line of its .txt.
 
-    data.caption_key names another extension or another key of the .json, data.image_key the extension of the picture.
+    Without `captions` a picture alone is a sample. data.caption_key names another extension or another key of the
+    .json, data.image_key the extension of the picture.
     """
 
-    def __init__(self, path: str, data: DataConfig):
+    def __init__(self, path: str, data: DataConfig, captions: bool = True):
         self.path, self.dropped = str(path), Dropped()
+        self.files = [self.path]
         self._caption_key = data.caption_key or "captions"
         keys, places = [], []
         for key, members in read_members(path):
             place = _places(members, data)
-            if lacking := _lacking(place):
+            if lacking := _lacking(place, captions):
                 self.dropped.add(f"{self.path}/{key}: no {lacking} beside .{', .'.join(members)}")
             else:
                 keys.append(key.encode("utf-8", "surrogateescape")[:_LONGEST_KEY])
@@ -104,11 +106,11 @@ def _places(members: dict, data: DataConfig) -> tuple:
     return image, text, meta
 
 
-def _lacking(place: tuple) -> str:
+def _lacking(place: tuple, captions: bool) -> str:
     image, text, meta = place
     if image is _NOWHERE:
         return "picture"
-    return "caption" if text is meta is _NOWHERE else ""
+    return "caption" if captions and text is meta is _NOWHERE else ""
 
 
 def _read(descriptor: int, offset: int, size: int, key: str) -> bytes:

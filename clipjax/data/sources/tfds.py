@@ -10,7 +10,7 @@ from clipjax.errors import UserError
 _SPEC = re.compile(r"tfds:(?P<name>[^:]+(:\d+\.\d+\.\d+)?)(:(?P<split>.+))?")
 
 
-def open_tfds(spec: str, data: DataConfig) -> ExampleSource:
+def open_tfds(spec: str, data: DataConfig, captions: bool = True) -> ExampleSource:
     """A split (default train; slices such as `train[:50%]` work) of a set that lies in $TFDS_DATA_DIR.
 
     The set's code is not run, only its files are read, since the code of many needs TensorFlow.
@@ -42,4 +42,4 @@ def open_tfds(spec: str, data: DataConfig) -> ExampleSource:
     except ValueError as error:
         splits = ", ".join(builder.info.splits)
         raise UserError(f"data.train: {spec!r}: no split {split!r}. There are {splits}, and slices of them.") from error
-    return ExampleSource(records, f"tfds:{builder.info.full_name}:{split}", data)
+    return ExampleSource(records, f"tfds:{builder.info.full_name}:{split}", data, captions)
