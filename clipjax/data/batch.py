@@ -15,8 +15,8 @@ class Batch(NamedTuple):
     tokens: jax.Array
 
 
-def batch_spec(config: Config) -> Batch:
-    """Shapes and dtypes of the global batch, as jax.ShapeDtypeStruct."""
-    size, length = config.model.image.image_size, config.model.text.context_length
+def batch_spec(config: Config, text_length: int | None = None) -> Batch:
+    """Shapes and dtypes of the global batch, as jax.ShapeDtypeStruct; texts whole or cut to a length."""
+    size, length = config.model.image.image_size, text_length or config.model.text.context_length
     images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.uint8)
     return Batch(images, jax.ShapeDtypeStruct((config.batch_size, length), jnp.int32))

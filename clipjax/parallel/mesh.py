@@ -1,5 +1,8 @@
 """The device mesh, with the axes `data`, `fsdp` and `tensor`, and where batches lie on it."""
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 
 from clipjax.config import MeshConfig
@@ -51,3 +54,26 @@ def place_rows(mesh, local, rows: np.ndarray, count: int):
         return local[first : first + len(wanted)]
 
     return jax.make_array_from_callback((count, *local.shape[1:]), row_sharding(mesh), piece)
+
+
+def greatest(mesh, values: Sequence[int]):
+    """The greatest of each of n whole numbers over the processes: int32 [n], perhaps still under way when it returns.
+
+    Every process calls it at the same place among the programs that it dispatches.
+    """
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    values = np.asarray(values, np.int32)
+    if jax.process_count() == 1:
+        return values
+    own = NamedSharding(mesh, PartitionSpec(AXES))  # a row a device, whatever the mesh divides or repeats
+    rows = jax.make_array_from_callback((mesh.size, len(values)), own, lambda _: values[None])
+    return _greatest_row(mesh)(rows)
+
+
+@functools.cache
+def _greatest_row(mesh):
+    import jax
+
+    return jax.jit(lambda rows: rows.max(axis=0), out_shardings=replicated(mesh))

@@ -1,6 +1,5 @@
 """The run: the one place with side effects. Resumes by itself, saves when told to stop, evaluates as it goes."""
 
-import itertools
 import json
 import os
 import pathlib
@@ -15,16 +14,16 @@ import numpy as np
 from clipjax import checkpoints
 from clipjax.bundle import Bundle, abstract_module, check_fit, merge
 from clipjax.config import Config, as_json, from_json, judge_devices, resolve
-from clipjax.data.batch import Batch, batch_spec
+from clipjax.data.batch import batch_spec
 from clipjax.data.pipeline import batches
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import open_datasets
 from clipjax.evaluation.suite import evaluate_live
-from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated, row_sharding
-from clipjax.parallel.sharding import shardings
+from clipjax.parallel.mesh import local_rows, make_mesh, replicated, row_sharding
 from clipjax.progress import Meter, say
+from clipjax.training.feed import Feed
 from clipjax.training.optimizer import make_optimizer
-from clipjax.training.state import State, abstract_state, init_state
+from clipjax.training.state import State, abstract_state, fresh_state, init_state
 from clipjax.training.step import make_step
 from clipjax.training.telemetry import Telemetry, read_metrics
 from clipjax.trees import flatten
@@ -61,13 +60,26 @@ class _Run:
         step = self.saver.latest_step()
         self.first_step = min(step or 0, config.total_steps)
         self.data = batches(config, start_step=self.first_step, rows=self.rows)  # before the state: it can be wrong
+        self.feed = self._feed()
+        self.programs: dict[int, Any] = {}
         with ThreadPoolExecutor(1) as other:  # compiling takes longest: all else that a start needs is done meanwhile
-            program = other.submit(compile_step, config, self.optimizer, self.mesh)
+            program = other.submit(self.program, self.feed.length)
             self.state = self._state(step)
             self.telemetry = Telemetry(workdir, config, self.first_step + 1)
-            self.batches = itertools.chain(self._first_batch(), self.data)
-            self.program = program.result()
+            program.result()
         self.bad_in_a_row = 0
+
+    def program(self, length: int | None):
+        """The compiled step for texts of so many tokens (None: no step is left).
+
+        Made when a batch first needs it, while the step before runs, and from the compilation cache ever after. A
+        longer program that stood ready would do as well, but rounds otherwise: results would depend on what was ready.
+        """
+        if length is not None and length not in self.programs:
+            if self.programs:
+                say(f"compiling the step for texts of {length} tokens")
+            self.programs[length] = compile_step(self.config, self.optimizer, self.mesh, length)
+        return self.programs.get(length)
 
     def _state(self, step: int | None) -> State:
         """The state of a saved step, or a fresh one."""
@@ -76,10 +88,11 @@ class _Run:
         say(f"resuming {self.workdir} at step {step:,}")
         return self.saver.restore(step, abstract_state(self.config, self.optimizer, self.mesh))
 
-    def _first_batch(self) -> list[Batch]:
-        """The first batch, if there is a step to run; what is wrong with the data shows here."""
+    def _feed(self) -> Feed:
+        """The feed, its first batch read if there is a step to run; what is wrong with the data shows here."""
+        steps = self.config.total_steps - self.first_step
         try:
-            return [next(self.data)] if self.first_step < self.config.total_steps else []
+            return Feed(self.config, self.mesh, self.rows, self.data, steps)
         except UserError:
             self.data.close()
             raise
@@ -92,16 +105,17 @@ class _Run:
         try:
             with _StopSignal() as stop:
                 for step in range(self.first_step, config.total_steps):
-                    if self.agreed(stop.asked):
+                    began = time.monotonic()
+                    batch, stopping = self.feed.next(stop.asked)
+                    if stopping:
                         pending = self.settle(pending, meter)
                         self.save(step)
                         raise Stopped(f"stopped at step {step:,}; the same command goes on from there")
-                    began = time.monotonic()
-                    batch = self.place(next(self.batches))
                     waited = time.monotonic() - began
-                    self.state, metrics = self.program(self.state, batch)
+                    length = batch.tokens.shape[1]
+                    self.state, metrics = self.program(length)(self.state, batch)
                     # The step before is read while this one runs, so that the device never waits for the host.
-                    pending, ready = (step + 1, metrics, began, waited), pending
+                    pending, ready = (step + 1, metrics, began, waited, length), pending
                     self.settle(ready, meter)
                     if self.due(step + 1):
                         pending = self.settle(pending, meter)
@@ -115,16 +129,11 @@ class _Run:
             self.data.close()
         return self.bundle(config.total_steps)
 
-    def place(self, batch: Batch) -> Batch:
-        """This process's rows as global arrays."""
-        count = self.config.batch_size
-        return Batch(*(place_rows(self.mesh, part, self.rows, count) for part in batch))
-
     def settle(self, pending, meter: Meter) -> None:
         """Wait for a step's metrics, write them, and stop the run if too many steps in a row were not finite."""
         if pending is None:
             return None
-        step, metrics, began, waited = pending
+        step, metrics, began, waited, length = pending
         metrics = jax.device_get(metrics)
         now = time.monotonic()
         seconds = now - max(began, getattr(self, "settled", began))
@@ -133,7 +142,8 @@ class _Run:
         values = {name: int(value) if name == "skipped_steps" else float(value) for name, value in metrics.items()}
         rate = self.config.batch_size / max(seconds, 1e-9)
         values |= {"pairs_per_second": rate, "data_wait_share": min(waited / max(seconds, 1e-9), 1.0)}
-        if (utilisation := self.telemetry.utilisation(rate)) is not None:
+        values["text_length"] = length
+        if (utilisation := self.telemetry.utilisation(rate, length)) is not None:
             values["model_flops_utilisation"] = utilisation
         self.telemetry.record(step, values)
         meter.advance(1, f"loss {values['loss']:.4f} | {rate:,.0f} pairs/s")
@@ -184,14 +194,6 @@ class _Run:
         params = jax.tree.map(lambda leaf: leaf + 0, self.state.params)  # a copy: the next step donates the state
         model = merge(self.config, params, self.state.batch_stats)
         return Bundle(model, self.config, name=f"{self.workdir} step {step}", step=step, mesh=self.mesh)
-
-    def agreed(self, asked: bool) -> bool:
-        """Whether any process was asked to stop; all processes come to the same answer."""
-        if jax.process_count() == 1:
-            return asked
-        from jax.experimental import multihost_utils
-
-        return bool(multihost_utils.process_allgather(np.asarray(asked)).any())
 
     def summary(self, seconds: float) -> None:
         """Say at the end what was done and where it lies."""
@@ -256,19 +258,18 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
 
 
 def _fresh_state(config: Config, optimizer, mesh) -> State:
-    state = init_state(config, optimizer, mesh)
     if config.init_from is None:
-        return state
+        return init_state(config, optimizer, mesh)
     saved = checkpoints.read(config.init_from)
     check_fit(saved, config)
-    given = jax.device_put((saved.params, saved.batch_stats), shardings((saved.params, saved.batch_stats), mesh))
-    return state._replace(params=given[0], batch_stats=given[1])
+    return fresh_state(config, optimizer, mesh, saved.params, saved.batch_stats)
 
 
-def compile_step(config: Config, optimizer, mesh):
-    """The compiled step: the state is donated and stays where the rules put it."""
+def compile_step(config: Config, optimizer, mesh, length: int):
+    """The compiled step for texts of `length` tokens: the state is donated and stays where the rules put it."""
     state, rows = abstract_state(config, optimizer, mesh), row_sharding(mesh)
-    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), batch_spec(config))
+    spec = batch_spec(config, length)
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), spec)
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_step(config, optimizer, abstract_module(config)[0], mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh))).lower(state, batch).compile()

@@ -31,7 +31,7 @@ class Telemetry:
     def __init__(self, workdir: pathlib.Path, config: Config, first_step: int):
         """Lines of steps from `first_step` on are dropped from metrics.jsonl: they are about to be run again."""
         self._first_host = jax.process_index() == 0
-        self._flops_per_pair = 3 * sum(forward_flops(config.model))  # backward costs twice the forward
+        self._model = config.model
         self._peak = _PEAKS.get(jax.devices()[0].device_kind)
         self._wandb = None
         if not self._first_host:
@@ -56,11 +56,15 @@ class Telemetry:
         if self._wandb:
             self._wandb.log(values, step=step)
 
-    def utilisation(self, pairs_per_second: float) -> float | None:
-        """Useful model FLOP/s over the devices' peak, in [0, 1]; None where the peak is not known."""
+    def utilisation(self, pairs_per_second: float, text_length: int) -> float | None:
+        """Useful model FLOP/s over the devices' peak, in [0, 1]; None where the peak is not known.
+
+        Texts count with the tokens that they were cut to: what is not computed is no use of the device.
+        """
         if self._peak is None:
             return None
-        return self._flops_per_pair * pairs_per_second / (self._peak * jax.device_count())
+        flops = 3 * sum(forward_flops(self._model, text_length))  # backward costs twice the forward
+        return flops * pairs_per_second / (self._peak * jax.device_count())
 
     def close(self) -> None:
         """Flush and close everything."""

@@ -13,3 +13,8 @@ def test_batch_spec_is_what_the_pipeline_yields(config_for, shards):
 
 def test_batch_spec_opens_no_data(config_for):
     assert batch_spec(config_for("/nowhere/*.tar")).tokens.shape == (4, 16)
+
+
+def test_batch_spec_of_cut_texts(config_for):
+    spec = batch_spec(config_for("/nowhere/*.tar"), 12)
+    assert spec.tokens.shape == (4, 12) and spec.images.shape == (4, 32, 32, 3)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from clipjax.config import MeshConfig
-from clipjax.parallel.mesh import AXES, local_rows, make_mesh, place_rows, replicated, row_sharding
+from clipjax.parallel.mesh import AXES, greatest, local_rows, make_mesh, place_rows, replicated, row_sharding
 
 MESHES = [MeshConfig(), MeshConfig(2, 4, 1), MeshConfig(2, 2, 2), MeshConfig(1, 1, 8)]
 
@@ -29,3 +29,10 @@ def test_a_mesh_can_be_made_of_some_devices():
     mesh = make_mesh(MeshConfig(1, 2, 1), jax.devices()[:2])
     assert dict(mesh.shape) == dict(zip(AXES, (1, 2, 1), strict=True))
     assert replicated(mesh).is_fully_replicated
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("config", MESHES)
+def test_the_greatest_is_known_everywhere(config, processes, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda *_: processes)
+    np.testing.assert_array_equal(greatest(make_mesh(config), [31, True]), [31, 1])

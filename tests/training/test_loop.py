@@ -13,6 +13,7 @@ from clipjax.config import MeshConfig, resolve
 from clipjax.errors import UserError
 from clipjax.parallel.mesh import make_mesh
 from clipjax.training import loop
+from clipjax.training.feed import Feed
 from clipjax.training.loop import Stopped, train
 from clipjax.training.optimizer import make_optimizer
 from clipjax.training.state import abstract_state
@@ -60,9 +61,9 @@ def test_a_run_leaves_what_it_says(tiny, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(tiny, tmp_path, monkeypatch):
     train(tiny, tmp_path / "whole")
-    counted = iter(range(100))
+    counted, taken = iter(range(100)), Feed.next
     with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 3"):
-        patch.setattr(loop._Run, "agreed", lambda self, asked: next(counted) == 3)
+        patch.setattr(Feed, "next", lambda self, asked: taken(self, next(counted) == 3))
         train(tiny, tmp_path / "parts")
     assert final_state(tmp_path / "parts")[0] == 3
     train(tiny, tmp_path / "parts")
@@ -149,7 +150,7 @@ def test_the_compiled_step_keeps_the_layout_that_the_rules_say(tiny):
     tiny.model.image.heads = tiny.model.text.heads = 2
     config, mesh = resolve(tiny), make_mesh(MeshConfig(2, 2, 2), DEVICES)
     optimizer = make_optimizer(config)
-    program = loop.compile_step(config, optimizer, mesh)
+    program = loop.compile_step(config, optimizer, mesh, 16)
     said = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
     for sharding, kept, leaf in zip(
         *map(jax.tree.leaves, (said, program.output_shardings[0], abstract_state(config, optimizer, mesh))), strict=True

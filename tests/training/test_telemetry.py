@@ -50,10 +50,11 @@ def test_a_missing_file_has_no_records(tmp_path):
 
 def test_utilisation_counts_three_forwards_a_pair(config, tmp_path, monkeypatch):
     telemetry = Telemetry(tmp_path, config, 1)
-    assert telemetry.utilisation(100.0) is None  # the peak of a CPU is not known
+    assert telemetry.utilisation(100.0, 16) is None  # the peak of a CPU is not known
     monkeypatch.setattr(telemetry, "_peak", 1e12)
     expected = 3 * sum(forward_flops(config.model)) * 100.0 / (8 * 1e12)
-    assert telemetry.utilisation(100.0) == pytest.approx(expected)
+    assert telemetry.utilisation(100.0, 16) == pytest.approx(expected)
+    assert telemetry.utilisation(100.0, 8) < expected  # texts that were cut are less work
     telemetry.close()
 
 
