@@ -64,6 +64,17 @@ def decode(ids: Sequence[int]) -> str:
     return text.decode("utf-8", errors="replace")
 
 
+def symbols_and_merges() -> tuple[list[str], list[tuple[str, str]]]:
+    """The printable symbol of each id, and the pairs that merge, by rank: what other tokenizers' files hold.
+
+    Ids: 256 bytes, 256 bytes that end a word, one a merge, START, END.
+    """
+    lines = gzip.decompress(_VOCABULARY.read_bytes()).decode("utf-8").split("\n")
+    merges = [(left, right) for left, right in map(str.split, lines[1 : _MERGES + 1])]
+    letters = _byte_symbols().values()
+    return [*letters, *(symbol + "</w>" for symbol in letters), *map("".join, merges), *_SPECIAL], merges
+
+
 def identity() -> dict:
     """What a checkpoint stores to know its tokenizer again: name, size, SHA-256 of the vocabulary file."""
     return {"name": "clip", "vocab_size": END + 1, "sha256": _sha256()}
@@ -76,18 +87,21 @@ class _Engine(NamedTuple):
     symbols: list[bytes]  # id to the bytes it stands for; a word's last symbol ends with a space
 
 
+def _byte_symbols() -> dict[int, str]:
+    """Byte to the printable character that stands for it; their order is that of the ids 0 to 255."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
+
+
 @cache
 def _engine() -> _Engine:
-    """Reads the vocabulary at the first call. Ids: 256 bytes, 256 bytes that end a word, one a merge, two specials."""
+    """Reads the vocabulary at the first call."""
     import regex
     from tokenizers.models import BPE
 
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    to_symbols = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
-    lines = gzip.decompress(_VOCABULARY.read_bytes()).decode("utf-8").split("\n")
-    merges = [(left, right) for left, right in map(str.split, lines[1 : _MERGES + 1])]
-    vocabulary = [*to_symbols.values(), *(symbol + "</w>" for symbol in to_symbols.values()), *map("".join, merges)]
+    to_symbols, (vocabulary, merges) = _byte_symbols(), symbols_and_merges()
+    vocabulary = vocabulary[:START]  # no piece becomes one of the special two
     model = BPE({symbol: row for row, symbol in enumerate(vocabulary)}, merges, end_of_word_suffix="</w>")
     to_bytes = {symbol: bytes([byte]) for byte, symbol in to_symbols.items()}
     symbols = [
