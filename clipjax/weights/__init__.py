@@ -19,16 +19,17 @@ FORMATS = ("openai", "open_clip", "huggingface", "flax")
 
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _FOLDER_FILES = {  # what stands in a folder of each format; the first that is there decides
-    _OPEN_CLIP_CONFIG: "open_clip",
     "clipjax_flax.msgpack": "flax",
-    "config.json": "huggingface",
     "open_clip_model.safetensors": "open_clip",
     "open_clip_pytorch_model.safetensors": "open_clip",
     "open_clip_pytorch_model.bin": "open_clip",
     "open_clip_pytorch_model.pth": "open_clip",
-    "model.safetensors": "huggingface",
-    "pytorch_model.bin": "huggingface",
-    "flax_model.msgpack": "huggingface",
+    **{
+        f"{name}{index}": "huggingface"
+        for name in ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack")
+        for index in ("", ".index.json")
+    },
+    _OPEN_CLIP_CONFIG: "open_clip",
 }
 
 
@@ -97,6 +98,9 @@ def _module(name: str):
 
 
 def _folder_format(path: pathlib.Path) -> str | None:
+    """The format of a folder. LAION's models come with both configs, so that the weights decide."""
+    if (path / _OPEN_CLIP_CONFIG).is_file() and not (path / "config.json").is_file():
+        return "open_clip"
     return next((format for name, format in _FOLDER_FILES.items() if (path / name).is_file()), None)
 
 
@@ -105,7 +109,7 @@ def _file_format(path: pathlib.Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder.")
     if path.suffix == ".msgpack":
-        return "flax"
-    if path.name in _FOLDER_FILES and path.name != "config.json":
+        return "huggingface" if path.name == "flax_model.msgpack" else "flax"
+    if path.name in _FOLDER_FILES:
         return _folder_format(path.parent) or "openai"
     return "openai"
