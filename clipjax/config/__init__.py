@@ -2,7 +2,7 @@
 
 from clipjax.config.data import DataConfig
 from clipjax.config.mesh import MeshConfig
-from clipjax.config.model import ImageConfig, ModelConfig, TextConfig
+from clipjax.config.model import ImageConfig, ModelConfig, TextConfig, differences
 from clipjax.config.optimizer import OptimizerConfig
 from clipjax.config.presets import preset, preset_names
 from clipjax.config.resolve import as_configdict, as_json, default_config, from_json, judge_devices, resolve
@@ -20,6 +20,7 @@ __all__ = [
     "as_configdict",
     "as_json",
     "default_config",
+    "differences",
     "from_json",
     "judge_devices",
     "preset",

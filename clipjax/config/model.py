@@ -1,6 +1,7 @@
 """The model section: two towers and what joins them."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from clipjax.config.checks import at_least, one_of
 
@@ -102,3 +103,23 @@ class ModelConfig:
     def mistakes(self) -> list[str]:
         """What is wrong with the section on its own, one line each."""
         return at_least(self, 1, "embed_dim") + one_of(self, "activation", "quick_gelu", "gelu")
+
+
+def differences(one: ModelConfig, other: ModelConfig) -> dict[str, tuple[Any, Any]]:
+    """What weights or features depend on and the two models have not in common: `{key: (one's, other's)}`.
+
+    Keys are those of a config below `model.`. The name of the preset and how weights are stored do not count.
+    """
+    return {
+        key: (value, theirs)
+        for (key, value), theirs in zip(_values(one).items(), _values(other).values(), strict=True)
+        if value != theirs
+    }
+
+
+def _values(model: ModelConfig) -> dict[str, Any]:
+    plain = asdict(model)
+    values = {key: plain[key] for key in ("embed_dim", "activation")}
+    for tower in ("image", "text"):
+        values |= {f"{tower}.{key}": value for key, value in plain[tower].items() if key != "weights_dtype"}
+    return values

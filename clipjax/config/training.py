@@ -28,8 +28,11 @@ class Config:
     """Everything that decides a run. Give exactly one of `total_steps` and `total_samples`.
 
     `checkpoint_every` and `evaluate_every` count steps (0: only at the end, never). `max_skipped_steps` is how many
-    steps in a row may be skipped for a gradient that is not finite before the run stops. `init_from` is a checkpoint
-    to take the parameters from. `batch_size` is global.
+    steps in a row may be skipped for a gradient that is not finite before the run stops. `batch_size` is global.
+
+    `init_from` is anything that `clipjax.load` takes: the run starts from its weights (empty: the config wants one
+    given). `freeze` names a tower that keeps its weights, projection included ("none", "image", "text");
+    `freeze_batch_norm` keeps running averages, gains and biases of every BatchNorm.
     """
 
     seed: int = 0
@@ -40,6 +43,8 @@ class Config:
     precision: str = "float32"
     remat: str = "none"
     init_from: str | None = None
+    freeze: str = "none"
+    freeze_batch_norm: bool = False
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
     evaluate_every: int = 0
@@ -57,4 +62,8 @@ class Config:
         rows += at_least(self, 0, "seed", "checkpoint_every", "evaluate_every")
         if self.micro_batch_size not in (None, self.batch_size):
             rows.append(f"micro_batch_size: {self.micro_batch_size} should be unset or batch_size={self.batch_size}")
-        return rows + one_of(self, "precision", "float32", "bfloat16") + one_of(self, "remat", "none", "block")
+        rows += one_of(self, "precision", "float32", "bfloat16") + one_of(self, "remat", "none", "block")
+        rows += one_of(self, "freeze", "none", "image", "text")
+        if self.init_from is None and (self.freeze != "none" or self.freeze_batch_norm):
+            rows.append("freeze: what is frozen stays as it begins, so init_from should name where it comes from")
+        return rows

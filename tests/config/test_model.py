@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from clipjax.config import ImageConfig, ModelConfig, TextConfig, preset
-
+from clipjax.config import ImageConfig, ModelConfig, TextConfig, differences, preset
 
 RESNET = preset("RN50").image
 
@@ -38,3 +37,21 @@ def test_a_wrong_size_is_named(section, change, said):
     assert section.mistakes() == []
     rows = dataclasses.replace(section, **change).mistakes()
     assert len(rows) == 1 and said in rows[0]
+
+
+def test_two_models_differ_in_what_weights_or_features_depend_on():
+    base, large = preset("ViT-L/14"), preset("ViT-L/14@336px")
+    assert differences(base, base) == {}
+    assert differences(base, large) == {"image.image_size": (224, 336)}
+    changed = dataclasses.replace(
+        base,
+        preset="mine",
+        activation="gelu",
+        image=dataclasses.replace(base.image, mean=(0.5, 0.5, 0.5)),
+        text=dataclasses.replace(base.text, heads=8, weights_dtype="bfloat16"),
+    )
+    assert differences(changed, base) == {
+        "activation": ("gelu", "quick_gelu"),
+        "image.mean": ((0.5, 0.5, 0.5), base.image.mean),
+        "text.heads": (8, 12),
+    }

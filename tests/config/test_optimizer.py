@@ -6,7 +6,16 @@ from clipjax.config import OptimizerConfig
 
 
 @pytest.mark.parametrize(
-    "change", [{"b1": 1.0}, {"b2": -0.1}, {"learning_rate": -1.0}, {"clip_norm": -1.0}, {"moments_dtype": "int8"}]
+    "change",
+    [
+        {"b1": 1.0},
+        {"b2": -0.1},
+        {"learning_rate": -1.0},
+        {"clip_norm": -1.0},
+        {"moments_dtype": "int8"},
+        {"layer_decay": 0.0},
+        {"layer_decay": 1.1},
+    ],
 )
 def test_a_wrong_value_is_named(change):
     assert OptimizerConfig().mistakes() == []

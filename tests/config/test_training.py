@@ -9,9 +9,24 @@ def test_the_defaults_are_sound():
     assert Config().mistakes() + LossConfig().mistakes() == []
 
 
-@pytest.mark.parametrize("change", [{"seed": -1}, {"keep_checkpoints": 0}, {"max_skipped_steps": 0}, {"remat": "some"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": -1},
+        {"keep_checkpoints": 0},
+        {"max_skipped_steps": 0},
+        {"remat": "some"},
+        {"freeze": "both", "init_from": "x"},
+    ],
+)
 def test_a_wrong_value_is_named(change):
-    assert [row.split(":")[0] for row in Config(**change).mistakes()] == list(change)
+    assert [row.split(":")[0] for row in Config(**change).mistakes()] == list(change)[:1]
+
+
+@pytest.mark.parametrize("change", [{"freeze": "image"}, {"freeze_batch_norm": True}])
+def test_nothing_is_frozen_at_a_random_start(change):
+    assert ["init_from" in row for row in Config(**change).mistakes()] == [True]
+    assert Config(**change, init_from="runs/a").mistakes() == []
 
 
 def test_a_wrong_loss_is_named():
