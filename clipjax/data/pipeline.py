@@ -130,7 +130,8 @@ class _Loader:
         caption = captions[int(rng.integers(len(captions)))]
         image = decode(content, key, at_least=self.at_least)
         try:
-            return augment(image, self.size, rng, self.config.data, self.config.model.image.interpolation), caption
+            shown = self.config.model.image
+            return augment(image, self.size, rng, self.config.data, shown.interpolation, shown.resize_mode), caption
         except (ValueError, OSError) as error:  # colours that Pillow decodes but cannot turn into RGB
             raise ImageError(f"{key}: {error}") from error
 

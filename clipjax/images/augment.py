@@ -10,13 +10,24 @@ from clipjax.images.preprocess import INTERPOLATIONS, as_rgb, resize_and_crop, r
 _RATIOS = (3 / 4, 4 / 3)  # width to height of a random_resized_crop: torchvision's and open_clip's default
 
 
-def augment(image: Image.Image, size: int, rng: np.random.Generator, config, interpolation="bicubic") -> np.ndarray:
+def augment(
+    image: Image.Image,
+    size: int,
+    rng: np.random.Generator,
+    config,
+    interpolation: str = "bicubic",
+    resize_mode: str = "shortest",
+) -> np.ndarray:
     """One training view, uint8 [size, size, 3], as `config` (a DataConfig) says.
 
     `random_crop`: the short side becomes `size`, then a random square (paper, section 2.3). `random_resized_crop`: a
-    random part of the area, resized (torchvision's RandomResizedCrop). `center_crop`: the evaluation's crop.
+    random part of the area, resized (torchvision's RandomResizedCrop). `center_crop`: the evaluation's pixels, squashed
+    where `resize_mode` says so; the other two keep the shapes of things.
     """
-    pixels = _CROPS[config.augmentation](image, size, rng, config, interpolation)
+    if config.augmentation == "center_crop":
+        pixels = resize_and_crop(image, size, interpolation, resize_mode)
+    else:
+        pixels = _CROPS[config.augmentation](image, size, rng, config, interpolation)
     if config.horizontal_flip and rng.random() < 0.5:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
     return pixels
@@ -58,8 +69,4 @@ def _random_area(width, height, rng, scale):
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def _center_crop(image, size, rng, config, interpolation):
-    return resize_and_crop(image, size, interpolation)
-
-
-_CROPS = {"random_crop": _random_crop, "random_resized_crop": _random_resized_crop, "center_crop": _center_crop}
+_CROPS = {"random_crop": _random_crop, "random_resized_crop": _random_resized_crop}

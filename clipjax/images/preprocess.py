@@ -10,16 +10,22 @@ _LARGEST_RESIZED = 1 << 24  # pixels; beyond, only what the crop keeps is comput
 
 def preprocess(image: Image.Image, config) -> np.ndarray:
     """One picture as the model takes it: float32 [image_size, image_size, 3]. `config` is an ImageConfig."""
-    pixels = resize_and_crop(image, config.image_size, config.interpolation)
+    pixels = resize_and_crop(image, config.image_size, config.interpolation, config.resize_mode)
     return normalize(pixels, config.mean, config.std)
 
 
-def resize_and_crop(image: Image.Image, size: int, interpolation: str = "bicubic") -> np.ndarray:
+def resize_and_crop(
+    image: Image.Image, size: int, interpolation: str = "bicubic", resize_mode: str = "shortest"
+) -> np.ndarray:
     """The central square of a picture whose short side was resized to `size`: uint8 [size, size, 3].
+
+    With resize_mode "squash" the whole picture, both of its sides resized to `size` (open_clip's DFN models).
 
     openai/CLIP, clip.py: `_transform`. RGB comes last, so palettes are resized by nearest pixel and alpha weighs the
     resize before it is dropped; converting first gives other pixels. EXIF orientation is not applied.
     """
+    if resize_mode == "squash":
+        return as_rgb(image.resize((size, size), INTERPOLATIONS[interpolation]))
     width, height = resized_size(image.size, size)
     left, top = round((width - size) / 2), round((height - size) / 2)  # half to even, as torchvision
     if width * height > _LARGEST_RESIZED:  # a strip such as 20,000 x 1 would fill gigabytes

@@ -16,6 +16,7 @@ from clipjax.config import ModelConfig
 from clipjax.errors import UserError
 
 FORMATS = ("openai", "open_clip", "huggingface", "flax")
+PROGRAMS = ("onnx", "stablehlo")  # written only: their modules have `programs(path)` in the place of `read`
 
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _FOLDER_FILES = {  # what stands in a folder of each format; the first that is there decides
@@ -55,6 +56,8 @@ def read(source: str | os.PathLike, *, activation: str | None = None) -> Weights
     `activation` ("quick_gelu" or "gelu") settles what a bare file cannot say. Raises UserError, one line, for anything
     that is not a CLIP of a known format, is damaged, or disagrees with `activation`.
     """
+    if activation not in (None, "quick_gelu", "gelu"):
+        raise UserError(f"activation: {activation!r} found, 'quick_gelu' or 'gelu' expected.")
     path = pathlib.Path(source)
     if str(source).startswith("hf:"):
         path = _module("hub").fetch(str(source))
@@ -65,8 +68,10 @@ def read(source: str | os.PathLike, *, activation: str | None = None) -> Weights
     if format is None:
         names = ", ".join(_FOLDER_FILES)
         raise UserError(f"{path}: no CLIP weights found. Give a weights file, or a folder with one of {names}.")
-    weights = _module(format).read(path, activation)
-    return weights._replace(name=str(source))
+    try:
+        return _module(format).read(path, activation)._replace(name=str(source))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
 
 
 def write(format: str, destination: str | os.PathLike, weights: Weights) -> None:
@@ -74,8 +79,8 @@ def write(format: str, destination: str | os.PathLike, weights: Weights) -> None
 
     Raises UserError where something stands at `destination` already, and for a model that the format cannot hold.
     """
-    if format not in FORMATS:
-        raise UserError(f"format: {format!r} found, one of {', '.join(FORMATS)} expected.")
+    if format not in FORMATS + PROGRAMS:
+        raise UserError(f"format: {format!r} found, one of {', '.join(FORMATS + PROGRAMS)} expected.")
     path = pathlib.Path(destination).absolute()
     if path.exists() and not (path.is_dir() and format != "openai" and not any(path.iterdir())):
         raise UserError(f"{destination}: is there already. Give a new name.")
@@ -91,6 +96,11 @@ def write(format: str, destination: str | os.PathLike, weights: Weights) -> None
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def programs(format: str, path: pathlib.Path):
+    """The (image, text) functions of a folder that `write` made in one of PROGRAMS: rows in, features [n, E] out."""
+    return _module(format).programs(path)
 
 
 def _module(name: str):

@@ -14,7 +14,7 @@ from clipjax.weights import Weights, safetensors, table, torch_file, torch_write
 from clipjax.weights.table import CONVOLUTION, FUSED_QKV, FUSED_QKV_BIAS, POINTWISE, TRANSPOSED, Row
 
 IGNORE = r"(.*\.)?attn_mask|.*\.num_batches_tracked|input_resolution|context_length|vocab_size"
-_EXTRAS = {"input_resolution", "context_length", "vocab_size"}  # whole numbers that only the release's files hold
+_EXTRAS = ("input_resolution", "context_length", "vocab_size")  # whole numbers that only the release's files hold
 _BLOCKS = r"resblocks\.(\d+)\."
 
 
@@ -93,14 +93,14 @@ def read(path: pathlib.Path, activation: str | None) -> Weights:
     The sizes are told from the shapes. The release's own files compute QuickGELU; for any other `activation` must say.
     """
     tensors, said = load(path)
+    model = infer(tensors, activation or said or "", str(path))
     if activation and said and activation != said:
         raise UserError(f"{path}: computes {said}, activation={activation!r} was asked for. Leave it out.")
-    if not (activation or said):
+    if not model.activation:
         raise UserError(
             f"{path}: does not say which activation it was trained with, and a wrong one only lowers the accuracy. "
             'Give activation="quick_gelu" (OpenAI\'s weights) or activation="gelu" (most of open_clip\'s).'
         )
-    model = infer(tensors, activation or said, str(path))
     notes = (f"{path.name}: the file says nothing of preprocessing and tokenizer, CLIP's own are used",)
     return Weights(table.read(TABLE, tensors, model, str(path), IGNORE), model, path.name, notes, "openai")
 
@@ -108,15 +108,22 @@ def read(path: pathlib.Path, activation: str | None) -> Weights:
 def write(path: pathlib.Path, weights: Weights) -> None:
     """The release's state dict in float32, its keys in the release's order, for `torch.load` and `clip.load`."""
     table.refuse("openai", _not_representable(weights.model))
+    model = weights.model
+    sizes = (model.image.image_size, model.text.context_length, model.text.vocab_size)
+    extras = {name: np.array(size, np.int64) for name, size in zip(_EXTRAS, sizes, strict=True)}
+    items = list(state_dict(weights.arrays).items())
+    own = 1 + [key for key, _ in items].index("logit_scale")  # a module's buffers follow its own parameters
+    torch_write.write(path, {**dict(items[:own]), **extras, **dict(items[own:])})
+
+
+def state_dict(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{their key: array} of our arrays, one entry a layer, as torch's module would list them."""
     tensors: dict[str, np.ndarray] = {}
-    for key, tensor in table.write(TABLE, weights.arrays).items():
+    for key, tensor in table.write(TABLE, arrays).items():
         tensors[key] = tensor
         if key.endswith(".running_var"):  # torch's count of training steps, which nothing reads
             tensors[key.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
-    model = weights.model
-    sizes = (model.image.image_size, model.text.context_length, model.text.vocab_size)
-    extras = dict(zip(("input_resolution", "context_length", "vocab_size"), sizes, strict=True))
-    torch_write.write(path, {**tensors, **{key: np.array(size, np.int64) for key, size in extras.items()}})
+    return tensors
 
 
 def load(path: pathlib.Path) -> tuple[dict[str, Any], str | None]:
@@ -125,14 +132,14 @@ def load(path: pathlib.Path) -> tuple[dict[str, Any], str | None]:
     The prefixes of torch's wrappers (`module.`) and of open_clip's custom text towers (`text.`) are taken off.
     """
     with path.open("rb") as file:
-        packed = file.read(4) == b"PK\x03\x04"
-    if packed or path.suffix != ".safetensors":
+        head = file.read(9)
+    if head[8:] == b"{" or (path.suffix == ".safetensors" and head[:2] != b"PK"):
+        tensors, said = safetensors.read(path), None
+    else:
         found = torch_file.read(path)
         tensors, said = found.tensors, _said(found)
-    else:
-        tensors, said = safetensors.read(path), None
     tensors = table.rename(tensors, lambda key: re.sub(r"^((module|_orig_mod)\.)+", "", key), str(path))
-    said = said or ("quick_gelu" if _EXTRAS <= tensors.keys() else None)
+    said = said or ("quick_gelu" if tensors.keys() >= set(_EXTRAS) else None)
     return table.rename(tensors, lambda key: key.removeprefix("text."), str(path)), said
 
 
@@ -216,7 +223,7 @@ def _not_representable(model: ModelConfig) -> list[str]:
     image, text, own = model.image, model.text, ImageConfig()
     wanted = [
         ("activation", model.activation, "quick_gelu"),
-        *((f"image.{name}", getattr(image, name), getattr(own, name)) for name in _PREPROCESSING),
+        *((f"image.{name}", getattr(image, name), getattr(own, name)) for name in table.PREPROCESSING),
         ("image.heads", image.heads, image.width // (2 if image.kind == "resnet" else 64)),
         ("text.heads", text.heads, text.width // 64),
         ("text.end_token", text.end_token, text.vocab_size - 1),
@@ -226,6 +233,3 @@ def _not_representable(model: ModelConfig) -> list[str]:
 
 def _names(tensors: Mapping[str, Any]) -> str:
     return ", ".join(list(tensors)[:4])[:200] or "nothing"
-
-
-_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")

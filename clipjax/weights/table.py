@@ -25,6 +25,8 @@ from clipjax.config import ModelConfig, preset
 from clipjax.config.presets import preset_names
 from clipjax.errors import UserError
 
+PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")  # the fields of ImageConfig that are no sizes
+
 _LARGEST = 1 << 20  # of any size in a config; no CLIP comes near, and a lie must not fill the memory
 _MOST_LAYERS = 1 << 10
 _MOST_ROWS = 20  # mistakes shown in one error
@@ -119,7 +121,7 @@ def named(model: ModelConfig) -> ModelConfig:
     """The model with the name of the preset whose sizes it has, or none."""
     for name in preset_names():
         other = preset(name)
-        image = {key: getattr(model.image, key) for key in ("mean", "std", "interpolation", "resize_mode")}
+        image = {key: getattr(model.image, key) for key in PREPROCESSING}
         other = dataclasses.replace(
             other,
             activation=model.activation,
@@ -204,7 +206,7 @@ def _check_sizes(model: ModelConfig, source: str) -> None:
             most = _MOST_LAYERS if name == "layers" else _LARGEST
             if isinstance(value, int) and value > most:
                 rows.append(f"{place}{name}: {value} should be at most {most}")
-    if any(blocks > _MOST_LAYERS for blocks in getattr(model.image, "stages", ())):
+    if any(blocks > _MOST_LAYERS for blocks in model.image.stages):
         rows.append(f"image stages: {model.image.stages} should each be at most {_MOST_LAYERS}")
     refuse(source, rows)
 

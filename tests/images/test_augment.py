@@ -98,6 +98,8 @@ def test_center_crop_is_the_evaluation_s(picture):
     for mode in ("P", "RGBA", "CMYK"):
         image = picture(mode)
         assert np.array_equal(augment(image, 24, np.random.default_rng(0), config), resize_and_crop(image, 24))
+        squashed = augment(image, 24, np.random.default_rng(0), config, resize_mode="squash")
+        assert np.array_equal(squashed, resize_and_crop(image, 24, resize_mode="squash"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -136,3 +136,12 @@ def test_preprocess_follows_the_config(picture):
     image = picture("RGB", 60, 40)
     expected = resize_and_crop(image, 24, "bilinear").astype(np.float32) / 127.5 - 1
     np.testing.assert_allclose(preprocess(image, config), expected, atol=1e-6)
+
+
+def test_squash_resizes_both_sides_and_keeps_the_whole_picture():
+    """open_clip's resize_mode="squash": Resize((n, n)), no crop, RGB last."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+    config = ImageConfig(image_size=32, resize_mode="squash", mean=(0.0,) * 3, std=(1.0,) * 3)
+    expected = np.asarray(image.resize((32, 32), Image.BICUBIC), np.float32) / np.float32(255)
+    assert np.array_equal(preprocess(image, config), expected)
+    assert not np.array_equal(preprocess(image, ImageConfig(image_size=32, mean=(0.0,) * 3, std=(1.0,) * 3)), expected)

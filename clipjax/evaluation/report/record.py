@@ -31,6 +31,11 @@ MEASURED = {
     },
 }
 
+_RESIZED = {
+    "shortest": "short side to {} px, {}, then the middle square",
+    "squash": "both sides to {} px, {}",
+}
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -70,7 +75,7 @@ def _model(bundle: "Bundle") -> dict:
         "logit_scale": round(float(bundle.logit_scale), 4),
         "pairs_seen": None if bundle.step is None else bundle.step * config.batch_size,
         "preprocessing": {
-            "resize": f"short side to {image.image_size} px, {image.interpolation}, then the middle square",
+            "resize": _RESIZED[image.resize_mode].format(image.image_size, image.interpolation),
             "mean": list(image.mean),
             "std": list(image.std),
         },
