@@ -27,8 +27,11 @@ def check(folder: pathlib.Path) -> tuple[str, ...]:
             raise UserError(f"{settings}: tokenizer_class is {kind!r:.60}; {_ADVICE}.")
     checks = {"vocab.json": _check_vocabulary, "merges.txt": _check_merges, "tokenizer.json": _check_both}
     present = [name for name in checks if (folder / name).is_file()]
-    for name in present:
-        checks[name](folder / name)
+    if present:
+        symbols, merges = text.symbols_and_merges()
+        ours = {symbol: token for token, symbol in enumerate(symbols)}, list(map(" ".join, merges))
+        for name in present:
+            checks[name](folder / name, *ours)
     return () if present else ("no tokenizer files: CLIP's own tokenizer is used",)
 
 
@@ -61,44 +64,39 @@ def write(folder: pathlib.Path, context_length: int) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def _check_vocabulary(path: pathlib.Path) -> None:
-    _compare_symbols(path, json_file.read(path))
+def _check_vocabulary(path: pathlib.Path, ids: dict[str, int], merges: list[str]) -> None:
+    _compare_symbols(path, json_file.read(path), ids)
 
 
-def _check_merges(path: pathlib.Path) -> None:
+def _check_merges(path: pathlib.Path, ids: dict[str, int], merges: list[str]) -> None:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: some symbols are line ends to it
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from None
-    lines = [line.removesuffix("\r") for line in lines]
-    _compare_merges(path, [line for line in lines if line and not line.startswith("#version")])
+    _compare_merges(path, [line for line in lines if line and not line.startswith("#version")], merges)
 
 
-def _check_both(path: pathlib.Path) -> None:
+def _check_both(path: pathlib.Path, ids: dict[str, int], merges: list[str]) -> None:
     model = json_file.section(json_file.read(path), "model", str(path))
-    merges = model.get("merges")
-    _compare_symbols(path, model.get("vocab"))
-    if not isinstance(merges, list):
-        raise UserError(f"{path}: merges are {type(merges).__name__}, a list expected; {_ADVICE}.")
-    _compare_merges(path, [" ".join(map(str, merge)) if isinstance(merge, list) else merge for merge in merges])
+    _compare_symbols(path, model.get("vocab"), ids)
+    found = model.get("merges")
+    if not isinstance(found, list):
+        raise UserError(f"{path}: merges are {type(found).__name__}, a list expected; {_ADVICE}.")
+    pairs = [" ".join(map(str, merge)) if isinstance(merge, list) else merge for merge in found]
+    _compare_merges(path, pairs, merges)
 
 
-def _compare_symbols(path: pathlib.Path, found: Any) -> None:
-    symbols, _ = text.symbols_and_merges()
-    if found == {symbol: token for token, symbol in enumerate(symbols)}:
+def _compare_symbols(path: pathlib.Path, found: Any, ids: dict[str, int]) -> None:
+    if found == ids:
         return
     count = f"{len(found)} entries" if isinstance(found, dict | list) else f"{found!r:.60}"
-    same = " of the same number, not of the same symbols" if count == f"{len(symbols)} entries" else ""
-    raise UserError(f"{path}: its vocabulary is {count}, CLIP's {len(symbols)}{same}; {_ADVICE}.")
+    same = " of the same number, not of the same symbols" if count == f"{len(ids)} entries" else ""
+    raise UserError(f"{path}: its vocabulary is {count}, CLIP's {len(ids)}{same}; {_ADVICE}.")
 
 
-def _compare_merges(path: pathlib.Path, found: list[Any]) -> None:
-    _, merges = text.symbols_and_merges()
-    expected = list(map(" ".join, merges))
-    if found == expected:
+def _compare_merges(path: pathlib.Path, found: list[Any], merges: list[str]) -> None:
+    if found == merges:
         return
-    pairs = zip(found, expected, strict=False)
-    row = next((row for row, (one, other) in enumerate(pairs) if one != other), min(len(found), len(expected)))
-    raise UserError(
-        f"{path}: {len(found)} merges, CLIP has {len(expected)}; merge {row} is the first other; {_ADVICE}."
-    )
+    pairs = zip(found, merges, strict=False)
+    row = next((row for row, (one, other) in enumerate(pairs) if one != other), min(len(found), len(merges)))
+    raise UserError(f"{path}: {len(found)} merges, CLIP has {len(merges)}; merge {row} is the first other; {_ADVICE}.")
