@@ -61,8 +61,8 @@ def embed(bundle: "Bundle", dataset: Dataset, *, batch_size: int = 64, cache: Pa
                 f"data: none of the {len(dataset.samples)} pictures in {dataset.path} can be read: {missing[0]}."
             )
         texts = _texts(bundle, dataset, _captions(dataset, samples))
-        _check_finite(bundle, dataset, "pictures", images)
-        _check_finite(bundle, dataset, "texts", texts)
+        check_finite(bundle, f"pictures of {dataset.name}", images)
+        check_finite(bundle, f"texts of {dataset.name}", texts)
         known = {"images": images, "texts": texts, "samples": samples, "missing": missing}
         _save(cache, key, known)
     rows = [dataset.samples[place] for place in known["samples"]]
@@ -117,6 +117,16 @@ def caption_rows(bundle: "Bundle", captions: Sequence[str], done: Callable[[int]
     return np.concatenate(rows).astype(np.float32)[[places[text] for text in captions]]
 
 
+def check_finite(bundle: "Bundle", what: str, rows: np.ndarray) -> None:
+    """Raise UserError, naming the checkpoint and `what` the rows are of, where one holds NaN or infinity."""
+    broken = int((~np.isfinite(rows)).any(axis=1).sum())
+    if broken:
+        raise UserError(
+            f"checkpoint: {bundle.name} embeds {broken} of {len(rows)} {what} as NaN or infinity. "
+            "Its weights are broken: take an earlier checkpoint."
+        )
+
+
 def _captions(dataset: Dataset, samples: np.ndarray) -> list[str]:
     return [caption for place in samples for caption in dataset.samples[place].captions]
 
@@ -156,15 +166,6 @@ def _texts(bundle: "Bundle", dataset: Dataset, captions: list[str]) -> np.ndarra
     rows = caption_rows(bundle, captions, meter.advance)
     meter.close()
     return rows
-
-
-def _check_finite(bundle: "Bundle", dataset: Dataset, what: str, rows: np.ndarray) -> None:
-    broken = int((~np.isfinite(rows)).any(axis=1).sum())
-    if broken:
-        raise UserError(
-            f"checkpoint: {bundle.name} embeds {broken} of {len(rows)} {what} of {dataset.name} as NaN or infinity. "
-            "Its weights are broken: take an earlier checkpoint."
-        )
 
 
 def _load(cache: Path | None, key: str) -> dict | None:

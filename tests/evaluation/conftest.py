@@ -36,7 +36,7 @@ class FakeBundle:
     step: int | None = 120
     fingerprint: str = "f" * 64
     logit_scale: float = 14.3
-    config: Config = field(default_factory=lambda: replace(Config(), model=preset("tiny")))
+    config: Config = field(default_factory=lambda: replace(Config(), model=replace(preset("tiny"), embed_dim=WIDTH)))
     model: nnx.Module = field(default_factory=_Weights)
     embedded: list = field(default_factory=list)  # what was asked for, in order
 

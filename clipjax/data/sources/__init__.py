@@ -52,7 +52,7 @@ def open_source(specs: Sequence[str], data: DataConfig, *, captions: bool = True
     for form, files in groupby(expand(specs, pictures=not captions), key=lambda file: file[0]):
         parts += _open(form, [path for _, path in files], data, captions)
     source = Source(parts)
-    _judge(source, ", ".join(specs), data.max_unreadable)
+    _judge(source, ", ".join(specs), data.max_unreadable, "picture or caption" if captions else "picture")
     return source
 
 
@@ -79,18 +79,18 @@ def _open(form: str, paths: list[str], data: DataConfig, captions: bool) -> list
     return [TableSource(path, data, captions) for path in paths]
 
 
-def _judge(source: Source, specs: str, limit: float) -> None:
+def _judge(source: Source, specs: str, limit: float, needed: str) -> None:
     names = f"first: {'; '.join(source.dropped_names)}" if source.dropped else "nothing in it"
     if not len(source):
         raise UserError(
-            f"data.train: {specs!r} holds no sample with a picture and a caption ({source.dropped:,} without one, "
+            f"data.train: {specs!r} holds no sample with {needed.replace('or', 'and')} ({source.dropped:,} without, "
             f"{names}). Expected key.jpg with key.txt or key.json in a tar, or columns of paths and captions."
         )
     share = source.dropped / (source.dropped + len(source))
     if share > limit:
         raise UserError(
-            f"data.train: {source.dropped:,} samples of {specs!r} ({share:.1%}) lack a picture or a caption, more than "
+            f"data.train: {source.dropped:,} samples of {specs!r} ({share:.1%}) lack {needed}, more than "
             f"data.max_unreadable={limit:g} allows ({names}). Mend the data, set data.caption_key, or raise the limit."
         )
     if source.dropped:
-        say(f"data: {source.dropped:,} samples without a picture or a caption are left out ({names})")
+        say(f"data: {source.dropped:,} samples without {needed} are left out ({names})")

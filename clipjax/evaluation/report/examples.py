@@ -83,7 +83,7 @@ def _picture(part: Scored, thumbnail: Thumbnails, image: int, own: bool) -> dict
     """One picture for the page; `image` is its row among the embeddings."""
     sample = part.dataset.samples[part.embeddings.samples[image]]
     alt = sample.captions[0] if sample.captions else part.dataset.class_names[sample.label]
-    return {"uri": thumbnail(sample), "alt": alt, "own": bool(own)}
+    return {"uri": thumbnail(f"{sample.path}:{sample.offset}", sample.read), "alt": alt, "own": bool(own)}
 
 
 def _even(chosen: np.ndarray, count: int) -> list[int]:

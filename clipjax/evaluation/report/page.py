@@ -1,11 +1,11 @@
 """report.html: one page without outside parts, to show to a colleague."""
 
 from datetime import datetime
-from pathlib import Path
 
 from clipjax.evaluation.report import examples, figures
 from clipjax.evaluation.report.pictures import Thumbnails
 from clipjax.evaluation.report.record import Scored
+from clipjax.evaluation.report.template import template
 
 _METRICS = {
     "accuracy": "Right class first",
@@ -19,12 +19,6 @@ _SCALES = (0.05, 0.1, 0.25, 0.5, 1.0)  # ends of the bars' axis: the first that 
 
 def page(record: dict, scored: list[Scored], curves: list[dict]) -> str:
     """The page of what `record` returned; `curves` are the lines of a run's metrics.jsonl, or none."""
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    room = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    room.filters |= {"percent": _percent, "range": _range, "day": _day, "count_short": _count, "sentence": _sentence}
-    room.undefined = jinja2.StrictUndefined
     top = max(result.high for part in scored for result in part.results)
     scale = next(end for end in _SCALES if end >= top or end == 1.0)
     thumbnail = Thumbnails()
@@ -32,7 +26,8 @@ def page(record: dict, scored: list[Scored], curves: list[dict]) -> str:
         _part(number, part, about, scale, thumbnail)
         for number, (part, about) in enumerate(zip(scored, record["datasets"], strict=True), 1)
     ]
-    return room.get_template("page.html").render(
+    filters = {"percent": _percent, "range": _range, "day": _day, "count_short": _count, "sentence": _sentence}
+    return template("page.html", **filters).render(
         record=record, parts=parts, scale=scale, curves=figures.curves(curves), full=thumbnail.full
     )
 

@@ -2,10 +2,10 @@
 
 import base64
 import io
+from collections.abc import Callable
 
 from PIL import Image
 
-from clipjax.evaluation.datasets import Sample
 from clipjax.images.decode import decode
 from clipjax.images.preprocess import resize_and_crop
 
@@ -20,11 +20,10 @@ class Thumbnails:
         self.full = False
         self._made: dict[str, str] = {}
 
-    def __call__(self, sample: Sample) -> str | None:
-        """The sample's picture as a data URI, or None where the page is full."""
-        name = f"{sample.path}:{sample.offset}"
+    def __call__(self, name: str, read: Callable[[], bytes]) -> str | None:
+        """The picture whose bytes `read` gives as a data URI, or None where the page is full; one name, one picture."""
         if name not in self._made:
-            uri = "data:image/jpeg;base64," + base64.b64encode(_jpeg(sample)).decode()
+            uri = "data:image/jpeg;base64," + base64.b64encode(_jpeg(read(), name)).decode()
             if len(uri) > self.left:
                 self.full = True
                 return None
@@ -33,9 +32,9 @@ class Thumbnails:
         return self._made[name]
 
 
-def _jpeg(sample: Sample) -> bytes:
+def _jpeg(content: bytes, name: str) -> bytes:
     """The middle square of the picture, what the model sees of it."""
-    image = decode(sample.read(), sample.key)
+    image = decode(content, name)
     stream = io.BytesIO()
     Image.fromarray(resize_and_crop(image, min(SIDE, *image.size))).save(stream, "JPEG", quality=72, optimize=True)
     return stream.getvalue()

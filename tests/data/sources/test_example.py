@@ -54,3 +54,8 @@ def test_a_record_that_lacks_something_says_what(content, message):
 
 def test_a_picture_feature_without_a_value_is_an_empty_picture():
     assert ExampleSource([serialized(image=[], caption=[b"x"])], "set", DataConfig())[0].image == b""
+
+
+def test_captions_may_lack_where_they_are_not_needed():
+    content = serialized(image=[b"p"], label=[b"x"])
+    assert ExampleSource([content], "set", DataConfig(), captions=False)[0] == ("set#0", b"p", ())

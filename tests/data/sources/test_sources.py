@@ -26,7 +26,7 @@ def test_there_is_no_record_outside(shards, index):
 @pytest.mark.parametrize("files", [{}, {"a.txt": "x"}, {"a.jpg": "x"}, {"README": "x"}])
 def test_a_source_without_one_pair_is_refused(tmp_path, write_tar, files):
     path = write_tar(tmp_path / "a.tar", files)
-    with pytest.raises(UserError, match="a.tar' holds no sample with a picture and a caption"):
+    with pytest.raises(UserError, match="a.tar' holds no sample with picture and caption"):
         open_source((str(path),), DataConfig())
 
 
@@ -44,4 +44,4 @@ def test_a_large_share_of_incomplete_samples_is_refused(tmp_path, write_tar):
 def test_a_share_below_the_limit_is_told(tmp_path, write_tar, capsys):
     source = open_source((half(tmp_path, write_tar),), DataConfig(max_unreadable=0.5))
     assert len(source) == 2 and source.dropped == 2
-    assert "2 samples without a picture or a caption are left out" in capsys.readouterr().err
+    assert "2 samples without picture or caption are left out" in capsys.readouterr().err
