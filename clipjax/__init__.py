@@ -1,10 +1,11 @@
-"""clipjax: train, adapt and evaluate CLIP in JAX. `load`, `train` and `evaluate` are the whole of the Python face."""
+"""clipjax: train, adapt and evaluate CLIP in JAX. `load`, `train`, `evaluate` and `convert` are its face in Python."""
 
 import importlib
 
 _FACE = {
     "Bundle": "clipjax.bundle",
     "load": "clipjax.bundle",
+    "convert": "clipjax.bundle",
     "train": "clipjax.training.loop",
     "evaluate": "clipjax.evaluation.suite",
     "UserError": "clipjax.errors",

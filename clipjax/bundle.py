@@ -1,27 +1,33 @@
-"""A model with its tokenizer and preprocessing: load from a checkpoint, encode, classify."""
+"""A model with its tokenizer and preprocessing: load from anything, encode, classify, save and convert."""
 
 import functools
 import hashlib
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from clipjax import checkpoints, text
+from clipjax import checkpoints, text, weights
 from clipjax.config import Config, MeshConfig
 from clipjax.errors import UserError
 from clipjax.images.decode import open_image
 from clipjax.images.preprocess import preprocess
 from clipjax.models.clip import CLIP
 from clipjax.models.layers import unit
+from clipjax.models.stacking import stack_layers, unstack_layers
 from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated
 from clipjax.parallel.precision import compute_dtype
+from clipjax.progress import say
 from clipjax.text.lengths import bucket, lengths
-from clipjax.trees import flatten
+from clipjax.trees import flatten, unflatten
+from clipjax.weights import parity
+from clipjax.weights.program import encoders
 
+FORMATS = ("orbax", *weights.FORMATS, *weights.PROGRAMS)
 DEFAULT_TEMPLATES = ("a photo of a {c}.",)
 _BATCH = 64  # most rows a device at a time; fewer are padded to a power of two, so that few programs serve every length
 
@@ -118,6 +124,23 @@ class Bundle:
         """Among how many devices the rows of a batch are divided."""
         return self._mesh.shape["data"] * self._mesh.shape["fsdp"]
 
+    def weights(self) -> weights.Weights:
+        """The model as a table, `{path: float32 array}` with one entry a layer, and what else a file needs to say."""
+        leaves = {path: np.asarray(_whole(leaf)) for path, leaf in flatten(self._params).items()}
+        return weights.Weights(unstack_layers(leaves), self.config.model, self.name, (), "orbax")
+
+    def save(self, destination: str | os.PathLike, format: str = "orbax") -> None:
+        """Write the model, whole or not at all, as one of `FORMATS`.
+
+        Raises UserError for an unknown format, for a model that the format cannot hold, and where something stands at
+        `destination` already.
+        """
+        if format == "orbax":
+            params, stats = halves(self.config, self.weights().arrays)
+            checkpoints.write(destination, self.config, params, stats)
+        else:
+            weights.write(format, destination, self.weights())
+
     def _encode(self, program, rows: np.ndarray) -> np.ndarray:
         devices = self._devices
         parts = []
@@ -144,18 +167,56 @@ class Bundle:
         )
 
 
-def load(path: str | os.PathLike) -> Bundle:
-    """The Bundle of a checkpoint: a run's working directory (newest complete step) or one `checkpoints/STEP`.
+def load(source: str | os.PathLike, *, activation: str | None = None) -> Bundle:
+    """The Bundle of a checkpoint: a run's working directory (newest complete step), one `checkpoints/STEP`, or weights
+    of another program in a form that `weights.read` knows (a file, a folder, `hf:owner/name`).
 
-    Raises UserError for anything else, and for parameters that do not fit the model that the checkpoint describes.
+    `activation` ("quick_gelu" or "gelu") settles what a bare file cannot say. Raises UserError for anything else, for
+    parameters that do not fit the model, and for an activation that is not the checkpoint's.
     """
-    saved = checkpoints.read(path)
+    if weights.is_foreign(source):
+        found = weights.read(source, activation=activation)
+        for line in found.notes:
+            say(f"{source}: {line}")
+        config = Config(model=found.model)
+        return _bundle(config, *halves(config, found.arrays), name=str(source), step=None)
+    saved = checkpoints.read(source)
     _check_tokenizer(saved)
     check_fit(saved, saved.config)
-    mesh = make_mesh(MeshConfig(), jax.local_devices())
-    params, stats = jax.device_put((saved.params, saved.batch_stats), replicated(mesh))
-    name = str(path) if saved.path == pathlib.Path(path).absolute() else f"{path} step {saved.step}"
-    return Bundle(merge(saved.config, params, stats), saved.config, name=name, step=saved.step, mesh=mesh)
+    known = saved.config.model.activation
+    if activation not in (None, known):
+        raise UserError(f"{source}: the checkpoint says activation {known}, activation={activation!r} was asked for.")
+    name = str(source) if saved.path == pathlib.Path(source).absolute() else f"{source} step {saved.step}"
+    return _bundle(saved.config, saved.params, saved.batch_stats, name=name, step=saved.step)
+
+
+def convert(
+    source: str | os.PathLike, destination: str | os.PathLike, to: str, *, activation: str | None = None
+) -> dict[str, Any]:
+    """Write the model at `source` in the format `to`, read it back, and store and return the parity note.
+
+    The note says how far features moved, on inputs stored beside it (`weights/parity.py`). Raises UserError as `load`
+    and `Bundle.save` do.
+    """
+    bundle = load(source, activation=activation)
+    bundle.save(destination, to)
+    path, model = pathlib.Path(destination), bundle.config.model
+    if to in weights.PROGRAMS:
+        after = weights.programs(to, path)
+    elif to in weights.FORMATS:
+        after = encoders(weights.read(path, activation=model.activation))
+    else:
+        after = encoders(load(path).weights())
+    return parity.note(path, to, bundle.name, model, encoders(bundle.weights()), after)
+
+
+def halves(config: Config, arrays: dict[str, np.ndarray]) -> tuple[dict, dict]:
+    """(parameters, running averages), nested and stacked, of a table with one entry a layer."""
+    _, params, _ = abstract_module(config)
+    stacked, own = stack_layers(arrays), flatten(params).keys()
+    parts = ({path: leaf for path, leaf in stacked.items() if (path in own) == wanted} for wanted in (True, False))
+    params, stats = map(unflatten, parts)
+    return params, stats
 
 
 def make_module(config: Config) -> CLIP:
@@ -190,6 +251,12 @@ def check_fit(saved: checkpoints.Saved, config: Config) -> None:
     ]
     if rows:
         raise UserError(f"{saved.path}: " + "; ".join(sorted(rows)) + ".")
+
+
+def _bundle(config: Config, params: dict, stats: dict, *, name: str, step: int | None) -> Bundle:
+    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    params, stats = jax.device_put((params, stats), replicated(mesh))
+    return Bundle(merge(config, params, stats), config, name=name, step=step, mesh=mesh)
 
 
 def _check_tokenizer(saved: checkpoints.Saved) -> None:

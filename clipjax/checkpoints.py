@@ -82,6 +82,26 @@ class Checkpoints:
         self._manager.close()
 
 
+def write(destination: str | pathlib.Path, config: Config, params: dict, batch_stats: dict) -> None:
+    """A checkpoint of a model alone, at `destination` itself, whole or not at all.
+
+    Raises UserError where something stands there already.
+    """
+    import orbax.checkpoint as ocp
+
+    path = pathlib.Path(destination).absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{destination}: is there already. Give a new name.")
+    state = {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
+    items = ocp.args.Composite(metadata=ocp.args.JsonSave(make_metadata(config)), state=ocp.args.StandardSave(state))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+            writer.save(path, items, force=True)
+    except OSError as error:
+        raise UserError(f"{destination}: cannot be written ({error.strerror or error}).") from None
+
+
 def make_metadata(config: Config) -> dict:
     """What a checkpoint says of itself: enough to use it alone on another machine."""
     image = config.model.image
@@ -94,6 +114,7 @@ def make_metadata(config: Config) -> dict:
             "mean": list(image.mean),
             "std": list(image.std),
             "interpolation": image.interpolation,
+            "resize_mode": image.resize_mode,
         },
         "activation": config.model.activation,
     }

@@ -56,6 +56,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     _evaluate_arguments(command)
 
+    command = add("convert", _convert, "clipjax convert ViT-B-32.pt clip-vit-base-patch32 --to=huggingface")
+    command.add_argument("source", metavar="SRC", help="a checkpoint, a file or folder of weights, or hf:OWNER/NAME")
+    command.add_argument("destination", metavar="DST", help="the new file (openai) or folder (all others)")
+    command.add_argument(
+        "--to", required=True, metavar="FORMAT", help="orbax, flax, huggingface, openai, open_clip, onnx or stablehlo"
+    )
+    _activation_argument(command)
+
+    command = add("embed", _embed, "clipjax embed --checkpoint=runs/demo --data=photos --out=photos.npz")
+    _embed_arguments(command)
+
+    command = add(
+        "search",
+        _search,
+        "clipjax search --embeddings=photos.npz --checkpoint=runs/demo --text='a red circle' --out=found.html",
+    )
+    _search_arguments(command)
+
     command = add("prepare", _prepare, "clipjax prepare demo --out=runs/demo/data")
     command.add_argument("name", choices=["demo"], help="the data set to make")
     command.add_argument("--out", required=True, help="the folder to write")
@@ -82,6 +100,44 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, action="append", help="a folder to score; may be given several times")
     parser.add_argument("--out", required=True, help="where report.json and report.html go")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures encoded at a time (default %(default)s)")
+
+
+def _activation_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--activation", choices=["quick_gelu", "gelu"], help="what a bare file of weights does not say of itself"
+    )
+
+
+def _embed_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, help="a run's working directory or one of its checkpoints/STEP")
+    parser.add_argument(
+        "--data",
+        required=True,
+        action="append",
+        metavar="SOURCE",
+        help="a folder of pictures, tars, a table, whatever training reads; may be given several times",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="FILE.npz or FILE.parquet; again after a stop: it goes on"
+    )
+    parser.add_argument("--texts", action="store_true", help="embed the captions too")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="pictures encoded at a time on a device (default %(default)s)"
+    )
+    parser.add_argument("--image-key", default="", help="column or extension of the pictures, if not a usual one")
+    parser.add_argument("--caption-key", default="", help="column, extension or JSON key of the captions, the same")
+
+
+def _search_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--embeddings", required=True, metavar="FILE", help="what `clipjax embed` wrote")
+    parser.add_argument("--checkpoint", required=True, help="the checkpoint that they were made with")
+    parser.add_argument("--text", action="append", default=[], help="what to look for; may be given several times")
+    parser.add_argument("--image", action="append", default=[], metavar="PATH", help="a picture to find the like of")
+    parser.add_argument("--count", type=int, default=20, help="pictures to show for each (default %(default)s)")
+    parser.add_argument("--out", required=True, metavar="PAGE.html", help="the page to draw")
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="SOURCE", help="where the pictures lie now, if they were moved"
+    )
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
@@ -127,6 +183,52 @@ def _evaluate(args) -> None:
     for row in evaluate(args.checkpoint, args.data, args.out, batch_size=args.batch_size):
         print(f"{row.dataset}  {row.metric}  {row.value:.4f}  [{row.low:.4f}, {row.high:.4f}]  n={row.n}")
     print(f"report: {pathlib.Path(args.out) / 'report.html'}")
+
+
+def _convert(args) -> None:
+    """Write a model in the form of another program, and say how far its features moved."""
+    from clipjax.parallel import runtime
+
+    runtime.start()
+    from clipjax.bundle import convert
+
+    note = convert(args.source, args.destination, args.to, activation=args.activation)
+    differences = ", ".join(
+        f"{kind} features differ by {note[f'{kind}_difference']:.1e} of {note[f'{kind}_largest']:.2g}"
+        for kind in ("image", "text")
+    )
+    print(f"{args.destination}: {args.to}, at most: {differences}; the note is stored with it (parity.json)")
+
+
+def _embed(args) -> None:
+    """Embed pictures: features and keys as npz or Parquet."""
+    from clipjax.parallel import runtime
+
+    runtime.start()
+    from clipjax.evaluation.export import export
+
+    options = {"texts": args.texts, "batch_size": args.batch_size}
+    options |= {"image_key": args.image_key, "caption_key": args.caption_key}
+    made = export(args.checkpoint, args.data, args.out, **options)
+    captions = f" and {made['captions']:,} captions" if args.texts else ""
+    print(f"{args.out}: {made['pictures']:,} pictures{captions}, {made['dimensions']} numbers each")
+    if bad := made["unreadable"]:
+        print(f"{len(bad):,} unreadable, all named in the file: {'; '.join(bad[:5])}{' …' * (len(bad) > 5)}")
+
+
+def _search(args) -> None:
+    """Find the pictures nearest to texts or pictures."""
+    from clipjax.parallel import runtime
+
+    runtime.start()
+    from clipjax.evaluation.search import search
+
+    options = {"texts": args.text, "images": args.image, "count": args.count, "out": args.out, "data": args.data}
+    for found in search(args.embeddings, args.checkpoint, **options):
+        print(found.query)
+        for key, score in zip(found.keys, found.scores, strict=True):
+            print(f"  {score:.4f}  {key}")
+    print(f"page: {args.out}")
 
 
 def _prepare(args) -> None:

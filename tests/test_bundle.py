@@ -1,6 +1,7 @@
 """Bundles: unit rows that do not depend on batching or devices, and ensembles as the paper defines them."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 import clipjax
-from clipjax import checkpoints
+from clipjax import checkpoints, weights
 from clipjax.bundle import Bundle, merge
 from clipjax.config import MeshConfig, default_config, resolve
 from clipjax.errors import UserError
@@ -179,3 +180,52 @@ def test_another_tokenizer_is_refused(workdir, tmp_path):
     file.write_text(json.dumps(metadata))
     with pytest.raises(UserError, match="tokenizer of sha256 0"):
         clipjax.load(tmp_path / "5")
+
+
+# --- every form of a checkpoint, in and out ---
+
+
+@pytest.fixture(scope="module")
+def saved(make, config, tmp_path_factory):
+    """One model in all forms that can be read again: {format: path}."""
+    folder, bundle = tmp_path_factory.mktemp("saved"), make()
+    paths = {format: folder / f"model-{format}" for format in ("orbax", *weights.FORMATS)}
+    for format, path in paths.items():
+        bundle.save(path, format)
+    return paths
+
+
+@pytest.mark.parametrize("format", ["orbax", *weights.FORMATS])
+def test_what_is_saved_loads_bit_for_bit(saved, bundle, format):
+    loaded = clipjax.load(saved[format], activation="quick_gelu")
+    assert loaded.config.model == bundle.config.model
+    ours, theirs = bundle.weights().arrays, loaded.weights().arrays
+    assert ours.keys() == theirs.keys()
+    for path, leaf in ours.items():
+        assert np.array_equal(leaf, theirs[path]) and leaf.dtype == theirs[path].dtype, path
+
+
+@pytest.mark.parametrize("format", ["orbax", *weights.FORMATS])
+def test_an_activation_that_is_not_the_checkpoint_s_is_refused(saved, format):
+    with pytest.raises(UserError, match="quick_gelu"):
+        clipjax.load(saved[format], activation="gelu")
+
+
+@pytest.mark.parametrize("format", ["orbax", "openai", "stablehlo"])
+def test_convert_tells_and_stores_how_far_features_moved(saved, tmp_path, format):
+    note = clipjax.convert(saved["flax"], tmp_path / "new", format)
+    bound = 1e-5 if format == "stablehlo" else 0.0
+    assert note["image_difference"] <= bound and note["text_difference"] <= bound
+    assert note["image_largest"] > 0 and note["text_largest"] > 0
+    assert json.loads(next(tmp_path.rglob("*parity.json")).read_text()) == note
+
+
+def test_nothing_is_overwritten(saved, bundle):
+    for format, path in saved.items():
+        with pytest.raises(UserError, match="is there already"):
+            bundle.save(path, format)
+
+
+def test_an_unknown_format_is_refused_with_those_there_are(bundle, tmp_path):
+    with pytest.raises(UserError, match="'keras' found, one of .*huggingface"):
+        bundle.save(tmp_path / "x", "keras")

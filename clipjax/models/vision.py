@@ -48,7 +48,7 @@ class VisionTransformer(nnx.Module):
                 f"images: shape {pixels.shape} found, [n, {size}, {size}, 3] expected. Preprocess them first."
             )
         x = self.patch(pixels)  # [n, g², W]
-        first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
+        first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1)  # [n, T, W]
         x = self.ln_pre(x + self.positional_embedding[...].astype(x.dtype)[None])
         x = run(self.blocks, x, 0, remat=self.remat, unroll=self.unroll)  # [n, W], the class token
@@ -67,6 +67,6 @@ class PatchEmbedding(nnx.Module):
 
     def __call__(self, pixels):
         patch, _, _, width = self.kernel.shape
-        n, grid = len(pixels), pixels.shape[1] // patch
+        n, grid = pixels.shape[0], pixels.shape[1] // patch
         x = pixels.reshape(n, grid, patch, grid, patch, 3).transpose(0, 1, 3, 2, 4, 5)  # [n, g, g, p, p, 3]
         return dense(x.reshape(n, grid * grid, -1), self.kernel[...].reshape(-1, width), None, self.dtype)

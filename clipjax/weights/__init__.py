@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.config import ModelConfig
+from clipjax.config import ModelConfig, TextConfig
 from clipjax.errors import UserError
 
 FORMATS = ("openai", "open_clip", "huggingface", "flax")
@@ -69,9 +69,10 @@ def read(source: str | os.PathLike, *, activation: str | None = None) -> Weights
         names = ", ".join(_FOLDER_FILES)
         raise UserError(f"{path}: no CLIP weights found. Give a weights file, or a folder with one of {names}.")
     try:
-        return _module(format).read(path, activation)._replace(name=str(source))
+        weights = _module(format).read(path, activation)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    return weights._replace(name=str(source), notes=weights.notes + _vocabulary_note(path, weights.model))
 
 
 def write(format: str, destination: str | os.PathLike, weights: Weights) -> None:
@@ -101,6 +102,12 @@ def write(format: str, destination: str | os.PathLike, weights: Weights) -> None
 def programs(format: str, path: pathlib.Path):
     """The (image, text) functions of a folder that `write` made in one of PROGRAMS: rows in, features [n, E] out."""
     return _module(format).programs(path)
+
+
+def _vocabulary_note(path: pathlib.Path, model: ModelConfig) -> tuple[str, ...]:
+    size, own = model.text.vocab_size, TextConfig().vocab_size
+    said = f"{path}: has a vocabulary of {size}, CLIP's tokenizer has {own}; give token ids, not texts"
+    return () if size == own else (said,)
 
 
 def _module(name: str):
