@@ -7,6 +7,8 @@ python=${PYTHON:-python3}
 venv=${VENV:-.venv}
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# Its pins exclude current orbax, which it never imports.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps 'jax2onnx==0.17.1'
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 exec "$venv/bin/python" -m pytest -m '' -n auto --dist loadfile "$@"
