@@ -176,10 +176,11 @@ class _Numbers:
 def _image_config(image: dict[str, Any], shown: dict[str, Any], numbers: _Numbers) -> ImageConfig:
     """The image tower and its preprocessing, `shown`."""
     width, head = (numbers.get("vision_cfg", image, *row) for row in (("width", 768), ("head_width", 64)))
-    size = numbers.get("vision_cfg", image, "image_size", 224)
-    if head < 1 or width % head:
-        numbers.rows.append(f"vision_cfg.head_width is {head}, which does not divide width {width}")
-        head = width or 1
+    size, layers = numbers.get("vision_cfg", image, "image_size", 224), image.get("layers")
+    channels = 32 * width if isinstance(layers, list) else width  # a ResNet's heads are those of its attention pool
+    if head < 1 or channels % head:
+        numbers.rows.append(f"vision_cfg.head_width is {head}, which does not divide width {channels}")
+        head = channels or 1
     preprocessing = dict(
         mean=_colours(shown, "mean", OPENAI_MEAN, numbers.rows),
         std=_colours(shown, "std", OPENAI_STD, numbers.rows),
@@ -188,15 +189,12 @@ def _image_config(image: dict[str, Any], shown: dict[str, Any], numbers: _Number
     )
     if shown.get("mode", "RGB") != "RGB":
         numbers.rows.append(f"preprocess_cfg.mode is {shown['mode']!r:.40}, 'RGB' expected")
-    stages = image.get("layers")
-    if isinstance(stages, list):
-        if not all(type(blocks) is int for blocks in stages):
-            numbers.rows.append(f"vision_cfg.layers is {stages!r:.40}, whole numbers expected")
-            stages = []
-        stages = tuple(stages)
-        return ImageConfig(size, 32, width, 0, 32 * width // head, kind="resnet", stages=stages, **preprocessing)
+    if isinstance(layers, list):
+        if not all(type(blocks) is int for blocks in layers):
+            numbers.rows.append(f"vision_cfg.layers is {layers!r:.40}, whole numbers expected")
+        return ImageConfig(size, 32, width, 0, channels // head, kind="resnet", stages=tuple(layers), **preprocessing)
     patch, layers = (numbers.get("vision_cfg", image, *row) for row in (("patch_size", 16), ("layers", 12)))
-    return ImageConfig(size, patch, width, layers, width // head, **preprocessing)
+    return ImageConfig(size, patch, width, layers, channels // head, **preprocessing)
 
 
 def _colours(section: dict[str, Any], key: str, default: tuple[float, ...], rows: list[str]) -> tuple[float, ...]:
