@@ -1,4 +1,4 @@
-"""safetensors files: the library checks the header, the numbers are read in place."""
+"""safetensors files: the library checks the header, the numbers are read in place and written one by one."""
 
 import json
 import os
@@ -48,10 +48,24 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def write(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write the tensors as a new file, marked as torch's layout, which transformers asks for."""
-    from safetensors.numpy import save_file
+    """Write the tensors as a new file, marked as torch's layout, which transformers asks for.
 
-    save_file({key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}, path, {"format": "pt"})
+    The library would hold a second copy of all tensors, and makes files that only their owner may read.
+    """
+    names = {np.dtype(kind): name for name, kind in _TYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))  # keeps all of them aligned
+    for key, tensor in tensors.items():
+        offsets = [start, start + tensor.nbytes]
+        header[key] = {"dtype": names[tensor.dtype], "shape": tensor.shape, "data_offsets": offsets}
+        start += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with pathlib.Path(path).open("xb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(np.asarray(tensor, tensor.dtype.newbyteorder("<"), order="C").tobytes())
 
 
 def _array(path: pathlib.Path, key: str, entry: dict[str, Any], data: np.ndarray) -> np.ndarray:

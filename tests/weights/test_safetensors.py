@@ -50,6 +50,17 @@ def test_the_library_reads_what_is_written_here(tmp_path):
     assert found.keys() == tensors.keys()
     assert all(found[key].shape == x.shape and np.array_equal(found[key], x) for key, x in tensors.items())
     assert b'"format":"pt"' in (tmp_path / "a.safetensors").read_bytes()
+    with pytest.raises(FileExistsError):
+        safetensors.write(tmp_path / "a.safetensors", tensors)
+
+
+def test_numbers_stand_at_multiples_of_their_size(tmp_path):
+    """torch cannot view eight-byte numbers that stand elsewhere."""
+    path = tmp_path / "a.safetensors"
+    safetensors.write(path, {"a": NUMBERS[:3], "b": np.array(3, np.int64), "c": np.array(4, np.int64)})
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + length])
+    assert length % 8 == 0 and header["b"]["data_offsets"] == [0, 8] and header["a"]["data_offsets"] == [16, 28]
 
 
 @pytest.mark.parametrize(
