@@ -21,6 +21,8 @@ from clipjax.weights.table import write as write_table
 
 FORMAT_VERSION = 1
 
+_LONGEST = 1000  # characters of a message
+
 _NAME = "clipjax_flax"
 _FILE = f"{_NAME}.msgpack"
 
@@ -66,10 +68,13 @@ def _model(described: dict[str, Any], where: str) -> ModelConfig:
     plain = json_file.section(described, "model", where)
     if "activation" not in plain:
         raise UserError(f"{where}: model.activation is missing.")
-    model = from_json(json.dumps({"model": plain}), where).model
+    try:
+        model = from_json(json.dumps({"model": plain}), where).model
+    except UserError as error:
+        raise UserError(f"{error}"[:_LONGEST]) from None  # it quotes keys and values whole
     for key, ours in (("preprocessing", _preprocessing(model.image)), ("tokenizer", text.identity())):
         stated = json_file.section(described, key, where)
-        rows = [f"{key}.{name} is {stated.get(name)!r:.80}, {ours[name]!r} expected" for name in ours]
+        rows = [f"{key}.{name} is {stated.get(name)!r:.80}, {ours[name]!r:.80} expected" for name in ours]
         rows = [row for row, name in zip(rows, ours, strict=True) if stated.get(name) != ours[name]]
         if rows:
             raise UserError(f"{where}: " + "; ".join(rows) + ".")

@@ -67,7 +67,7 @@ def _pack(value: Any, packer: msgpack.Packer, file: Any) -> None:
 def _array(code: int, data: bytes) -> np.ndarray:
     if code not in (_ARRAY, _SCALAR):
         raise ValueError(f"extension type {code} is unknown")
-    stored = msgpack.unpackb(data, raw=False, max_array_len=32, max_map_len=0, ext_hook=_array)
+    stored = msgpack.unpackb(data, raw=False, max_array_len=32, max_map_len=0)
     if not isinstance(stored, list) or len(stored) != 3:
         raise ValueError("an array is not (shape, type, bytes)")
     shape, name, values = stored

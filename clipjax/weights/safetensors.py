@@ -42,7 +42,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from None
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}).") from None
+        raise UserError(f"{path}: not a whole safetensors file ({str(error):.300}).") from None
     header.pop("__metadata__", None)
     return {key: _array(path, key, entry, data[8 + length :]) for key, entry in header.items()}
 

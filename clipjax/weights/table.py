@@ -30,6 +30,7 @@ PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")  # the fields of
 _LARGEST = 1 << 20  # of any size in a config; no CLIP comes near, and a lie must not fill the memory
 _MOST_LAYERS = 1 << 10
 _MOST_ROWS = 20  # mistakes shown in one error
+_LONGEST_ROW = 240  # characters of each
 _LAYER = re.compile(r"\bblocks/(\d+)/")
 
 
@@ -137,7 +138,8 @@ def refuse(source: str, rows: Sequence[str]) -> None:
     """Raise one UserError of these mistakes, if there are any; very long lists are cut."""
     if rows:
         more = f"; and {len(rows) - _MOST_ROWS} more" if len(rows) > _MOST_ROWS else ""
-        raise UserError(f"{source}: " + "; ".join(rows[:_MOST_ROWS]) + f"{more}.")
+        shown = "; ".join(row[:_LONGEST_ROW] for row in rows[:_MOST_ROWS])
+        raise UserError(f"{source}: {shown}{more}.")
 
 
 @functools.lru_cache(8)
