@@ -72,7 +72,7 @@ def read(source: str | os.PathLike, *, activation: str | None = None) -> Weights
         weights = _module(format).read(path, activation)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
-    return weights._replace(name=str(source), notes=weights.notes + _vocabulary_note(path, weights.model))
+    return weights._replace(name=str(source), notes=weights.notes + _vocabulary_note(weights.model))
 
 
 def write(format: str, destination: str | os.PathLike, weights: Weights) -> None:
@@ -104,9 +104,9 @@ def programs(format: str, path: pathlib.Path):
     return _module(format).programs(path)
 
 
-def _vocabulary_note(path: pathlib.Path, model: ModelConfig) -> tuple[str, ...]:
+def _vocabulary_note(model: ModelConfig) -> tuple[str, ...]:
     size, own = model.text.vocab_size, TextConfig().vocab_size
-    said = f"{path}: has a vocabulary of {size}, CLIP's tokenizer has {own}; give token ids, not texts"
+    said = f"a vocabulary of {size}, CLIP's tokenizer has {own}: give token ids, not texts"
     return () if size == own else (said,)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from clipjax.config import ImageConfig, ModelConfig, TextConfig
 from clipjax.config.model import OPENAI_MEAN, OPENAI_STD
 from clipjax.errors import UserError
-from clipjax.weights import Weights, json_file, openai, safetensors, table
+from clipjax.weights import Weights, json_file, openai, safetensors, table, tokenizer_files
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = (  # the order in which open_clip looks for them
@@ -23,7 +23,6 @@ WEIGHTS = (  # the order in which open_clip looks for them
     "pytorch_model.pth",
     "model.pth",
 )
-_TOKENIZERS = ("tokenizer.json", "vocab.json")
 
 # The values that leave a block as CLIP's is; None and {} always do. Any other is refused.
 _BLOCK = {
@@ -79,17 +78,15 @@ def read(path: pathlib.Path, activation: str | None) -> Weights:
         return openai.read(file, activation)._replace(format="open_clip")
     plain = json_file.read(config)
     model = model_config(plain, str(config))
-    notes = []
+    notes = tokenizer_files.check(folder)
     if not plain.get("preprocess_cfg"):
-        notes.append(f"{config}: has no preprocess_cfg, CLIP's own preprocessing is used")
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
-        notes.append(f"{folder}: has no tokenizer files, CLIP's own tokenizer is used")
+        notes = (f"no preprocess_cfg in {CONFIG}: CLIP's own preprocessing is used", *notes)
     tensors, said = openai.load(file)
     for where, other in ((f"{file} computes", said), ("what was asked for is activation =", activation)):
         if other and other != model.activation:
             raise UserError(f"{config}: says {model.activation}, {where} {other}. A wrong one lowers the accuracy.")
     arrays = table.read(openai.TABLE, tensors, model, str(file), openai.IGNORE)
-    return Weights(arrays, model, folder.name, tuple(notes), "open_clip")
+    return Weights(arrays, model, folder.name, notes, "open_clip")
 
 
 def write(path: pathlib.Path, weights: Weights) -> None:

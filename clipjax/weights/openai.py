@@ -101,7 +101,7 @@ def read(path: pathlib.Path, activation: str | None) -> Weights:
             f"{path}: does not say which activation it was trained with, and a wrong one only lowers the accuracy. "
             'Give activation="quick_gelu" (OpenAI\'s weights) or activation="gelu" (most of open_clip\'s).'
         )
-    notes = (f"{path.name}: the file says nothing of preprocessing and tokenizer, CLIP's own are used",)
+    notes = ("the file says nothing of preprocessing and tokenizer: CLIP's own are used",)
     return Weights(table.read(TABLE, tensors, model, str(path), IGNORE), model, path.name, notes, "openai")
 
 

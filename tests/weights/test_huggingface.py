@@ -55,7 +55,7 @@ def test_the_config_is_read_whole(loaded):
         image=ImageConfig(image_size=16, patch_size=4, width=24, layers=3, heads=3),
         text=TextConfig(context_length=10, vocab_size=100, width=16, layers=2, heads=2, end_token=99),
     )
-    assert loaded.notes == ("no tokenizer files: CLIP's own tokenizer is used",)
+    assert loaded.notes[0] == "no tokenizer files: CLIP's own tokenizer is used"
     assert loaded.format == "huggingface"
 
 

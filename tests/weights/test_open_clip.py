@@ -64,8 +64,8 @@ def test_a_folder_is_read_by_any_of_open_clip_s_file_names(folder, foreign, file
     assert found.model == foreign("vit").model and found.format == "open_clip" and found.name == str(path)
     assert_same(found.arrays, foreign("vit").arrays)
     assert found.notes == (
-        f"{path}: has no tokenizer files, CLIP's own tokenizer is used",
-        f"{path}: has a vocabulary of 100, CLIP's tokenizer has 49408; give token ids, not texts",
+        "no tokenizer files: CLIP's own tokenizer is used",
+        "a vocabulary of 100, CLIP's tokenizer has 49408: give token ids, not texts",
     )
     assert weights.is_foreign(path)
 
@@ -191,7 +191,7 @@ def test_preprocessing_is_read(folder):
 
 def test_the_absence_of_preprocessing_is_said(folder):
     found = weights.read(folder({"model_cfg": VIT["model_cfg"]}))
-    assert any("no preprocess_cfg, CLIP's own" in note for note in found.notes)
+    assert any("no preprocess_cfg in open_clip_config.json: CLIP's own" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
@@ -242,4 +242,11 @@ def test_a_folder_without_weights_is_refused(folder):
     path = folder()
     (path / "open_clip_model.safetensors").unlink()
     with pytest.raises(UserError, match="has no weights, expected one of open_clip_model.safetensors"):
+        weights.read(path)
+
+
+def test_another_tokenizer_is_refused(folder):
+    path = folder()
+    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    with pytest.raises(UserError, match="tokenizer_class is 'T5Tokenizer'; this program reads CLIP's tokenizer only"):
         weights.read(path)
