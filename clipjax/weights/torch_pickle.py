@@ -4,6 +4,7 @@ Whatever a stream says, what comes out is made of dicts, lists, tuples, texts, n
 """
 
 import pickletools
+import warnings
 from typing import Any, NamedTuple
 
 _MOST_STEPS = 2_000_000  # a model's pickle has some ten thousand
@@ -62,12 +63,14 @@ def load(data: bytes) -> Any:
     """What the stream describes. Raises ValueError, saying why, for everything that torch's own pickles do not hold."""
     machine = _Machine()
     try:
-        for steps, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if steps >= _MOST_STEPS:
-                raise ValueError(f"more than {_MOST_STEPS} opcodes")
-            if opcode.name == "STOP":
-                return machine.stack.pop()
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of text with escapes that mean nothing, in a damaged name
+            for steps, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+                if steps >= _MOST_STEPS:
+                    raise ValueError(f"more than {_MOST_STEPS} opcodes")
+                if opcode.name == "STOP":
+                    return machine.stack.pop()
+                machine.step(opcode.name, argument)
     except (IndexError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"damaged pickle ({type(error).__name__})") from None
     raise ValueError("damaged pickle, it does not end")

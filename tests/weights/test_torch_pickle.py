@@ -67,6 +67,7 @@ def test_no_other_name_is_looked_up_and_nothing_is_called(tmp_path, protocol, fu
 @pytest.mark.parametrize(
     "stream",
     [
+        b"ctorch\\clo\nad\n.",  # an escape that means nothing
         b"ctorch\nload\nX\x01\x00\x00\x00x\x85R.",
         b"ctorch._utils\n_rebuild_sparse_tensor\n)R.",
         b"cos\n__torch__.system\n)R.",
