@@ -37,7 +37,7 @@ def read(path: pathlib.Path, activation: str | None = None) -> Weights:
     place = folder / "config.json"
     model = _model(json_file.read(place), str(place))
     if activation not in (None, model.activation):
-        raise UserError(f"{place}: activation is {model.activation!r}, activation={activation!r} was asked for.")
+        raise UserError(f"{place}: activation is {model.activation!r:.60}, activation={activation!r} was asked for.")
     file = path if path.is_file() else folder / _FILE
     table = _table(expected_shapes(model, str(place)))
     arrays = read_table(table, msgpack_file.read(file), model, str(file))
