@@ -178,7 +178,7 @@ def _image_config(image: dict[str, Any], shown: dict[str, Any], numbers: _Number
     if head < 1 or channels % head:
         numbers.rows.append(f"vision_cfg.head_width is {head}, which does not divide width {channels}")
         head = channels or 1
-    preprocessing = dict(
+    preprocessing: dict[str, Any] = dict(
         mean=_colours(shown, "mean", OPENAI_MEAN, numbers.rows),
         std=_colours(shown, "std", OPENAI_STD, numbers.rows),
         interpolation=shown.get("interpolation") or "bicubic",

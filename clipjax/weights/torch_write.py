@@ -38,7 +38,8 @@ def _pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
     for index, (key, tensor) in enumerate(tensors.items()):
         kind = f"ctorch\n{_STORAGES[tensor.dtype.name]}\n".encode()
         storage = _tuple(_text("storage"), kind, _text(str(index)), _text("cpu"), _number(tensor.size)) + b"Q"
-        strides, step = [], 1
+        strides: list[int] = []
+        step = 1
         for size in reversed(tensor.shape):
             strides.insert(0, step)
             step *= size
