@@ -6,6 +6,7 @@ from clipjax.trees import map_with_path
 
 # First match wins. Paths are those of `clipjax.models.clip`; the optimizer's moments end in the same paths.
 # Large matrices lie divided along fsdp at rest, and by heads or hidden units along tensor. Vectors are replicated.
+# I, O: channels in and out of a convolution, C: of the attention pool.
 RULES = (
     (r"blocks/attention/qkv/kernel$", (None, "fsdp", None, "tensor")),  # [layers, W, 3, W]
     (r"blocks/attention/qkv/bias$", (None, None, "tensor")),  # [layers, 3, W]
@@ -14,6 +15,15 @@ RULES = (
     (r"blocks/mlp/fc/bias$", (None, "tensor")),  # [layers, 4W]
     (r"blocks/mlp/proj/kernel$", (None, "tensor", "fsdp")),  # [layers, 4W, W]
     (r"blocks/(attention/out|mlp/proj|ln_1|ln_2)/(bias|scale)$", ()),
+    (r"blocks/conv[13]/kernel$", (None, "fsdp", None)),  # [blocks, I, O]
+    (r"blocks/conv2/kernel$", (None, None, None, "fsdp", None)),  # [blocks, 3, 3, I, O]
+    (r"(first/conv2|stem/conv\d)/kernel$", (None, None, "fsdp", None)),  # [3, 3, I, O]
+    (r"(first/conv[13]|shortcut/conv)/kernel$", ("fsdp", None)),  # [I, O]
+    (r"pool/(query|key|value)/kernel$", ("fsdp", "tensor")),  # [C, C]
+    (r"pool/(query|key|value)/bias$", ("tensor",)),  # [C]
+    (r"pool/projection/kernel$", ("tensor", "fsdp")),  # [C, E]
+    (r"pool/projection/bias$", ()),
+    (r"(bn\d|shortcut/bn)/(scale|bias|mean|var)$", ()),
     (r"text/token_embedding$", (None, "fsdp")),  # [vocabulary, W]
     (r"(image|text)/projection/kernel$", ("fsdp", None)),  # [W, E]
     (r"image/patch/kernel$", (None, None, None, "fsdp")),  # [p, p, 3, W]
