@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from clipjax import checkpoints
-from clipjax.bundle import Bundle, abstract_module, check_fit, merge
+from clipjax.bundle import Bundle, abstract_module, merge
 from clipjax.config import Config, as_json, from_json, judge_devices, resolve
 from clipjax.data.batch import batch_spec
 from clipjax.data.pipeline import batches
@@ -22,8 +22,11 @@ from clipjax.evaluation.suite import evaluate_live
 from clipjax.parallel.mesh import local_rows, make_mesh, replicated, row_sharding
 from clipjax.progress import Meter, say
 from clipjax.training.feed import Feed
+from clipjax.training.freeze import split
+from clipjax.training.guard import before_and_after
 from clipjax.training.optimizer import make_optimizer
-from clipjax.training.state import State, abstract_state, fresh_state, init_state
+from clipjax.training.start import check_start, start_state
+from clipjax.training.state import State, abstract_state
 from clipjax.training.step import make_step
 from clipjax.training.telemetry import Telemetry, read_metrics
 from clipjax.trees import flatten
@@ -41,6 +44,7 @@ def train(config: Any, workdir: str | os.PathLike) -> Bundle:
     """
     config = config if isinstance(config, Config) else resolve(config)
     judge_devices(config, jax.device_count())
+    check_start(config)
     workdir = pathlib.Path(workdir).absolute()
     _claim(workdir, config)
     return _Run(config, workdir).finish()
@@ -84,7 +88,7 @@ class _Run:
     def _state(self, step: int | None) -> State:
         """The state of a saved step, or a fresh one."""
         if step is None:
-            return _fresh_state(self.config, self.optimizer, self.mesh)
+            return start_state(self.config, self.optimizer, self.mesh)
         say(f"resuming {self.workdir} at step {step:,}")
         return self.saver.restore(step, abstract_state(self.config, self.optimizer, self.mesh))
 
@@ -104,6 +108,8 @@ class _Run:
         pending = None
         try:
             with _StopSignal() as stop:
+                if config.init_from and config.evaluate_every and self.first_step == 0:
+                    self.evaluate(0)  # what fine-tuning may destroy is measured before the first update
                 for step in range(self.first_step, config.total_steps):
                     began = time.monotonic()
                     batch, stopping = self.feed.next(stop.asked)
@@ -154,7 +160,7 @@ class _Run:
 
     def report_bad(self, step: int, loss: float, gradient_finite: np.ndarray) -> None:
         """Say which tensor of a skipped step was not finite first; raise UserError past the limit."""
-        paths = list(flatten(self.state.params))
+        paths = list(flatten(split(self.config, self.state.params)[0]))
         bad = [path for path, good in zip(paths, gradient_finite, strict=True) if not good]
         first = f"the gradient of {bad[0]}" if bad else "the loss"
         say(f"step {step:,}: skipped, {first} is not finite (loss {loss:.4g})")
@@ -175,15 +181,21 @@ class _Run:
         score = None
         every = self.config.evaluate_every
         if every and (step % every == 0 or step == self.config.total_steps):
-            results = evaluate_live(
-                self.bundle(step),
-                self.config.data.evaluate,
-                self.workdir / f"evaluations/{step}",
-                curves=read_metrics(self.workdir / "metrics.jsonl"),
-                write=jax.process_index() == 0,
-            )
-            score = float(np.mean([result.value for result in results]))
+            score = self.evaluate(step)
         self.save(step, score)
+
+    def evaluate(self, step: int) -> float:
+        """Evaluate the model as it is and write the report; returns the mean of the results."""
+        results = evaluate_live(
+            self.bundle(step),
+            self.config.data.evaluate,
+            self.workdir / f"evaluations/{step}",
+            curves=read_metrics(self.workdir / "metrics.jsonl"),
+            write=jax.process_index() == 0,
+        )
+        if step and (line := before_and_after(self.workdir, results)):
+            say(line)
+        return float(np.mean([result.value for result in results]))
 
     def save(self, step: int, score: float | None = None) -> None:
         """Start saving the state."""
@@ -191,9 +203,11 @@ class _Run:
 
     def bundle(self, step: int) -> Bundle:
         """The live model; the state stays where it is."""
-        params = jax.tree.map(lambda leaf: leaf + 0, self.state.params)  # a copy: the next step donates the state
-        model = merge(self.config, params, self.state.batch_stats)
-        return Bundle(model, self.config, name=f"{self.workdir} step {step}", step=step, mesh=self.mesh)
+        halves = self.state.params, self.state.batch_stats
+        copies = jax.tree.map(lambda leaf: leaf + 0, halves)  # the next step donates the state
+        return Bundle(
+            merge(self.config, *copies), self.config, name=f"{self.workdir} step {step}", step=step, mesh=self.mesh
+        )
 
     def summary(self, seconds: float) -> None:
         """Say at the end what was done and where it lies."""
@@ -238,9 +252,12 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
         before = flatten(json.loads(as_json(from_json(path.read_text(), str(path)))))
         now = flatten(json.loads(as_json(config)))
         changed = [key for key in now if now[key] != before.get(key)]
-        model = [f"{key} was {before.get(key)}, is {now[key]}" for key in changed if key.startswith("model/")]
+        fixed = ("model/", "freeze")  # what the arrays of the state depend on
+        model = [f"{key} was {before.get(key)}, is {now[key]}" for key in changed if key.startswith(fixed)]
         if model and (workdir / "checkpoints").exists():
-            raise UserError(f"{path}: the run began with another model ({'; '.join(model)}). Give another --workdir.")
+            raise UserError(
+                f"{path}: the run began with another model or freezing ({'; '.join(model)}). Give another --workdir."
+            )
         if changed:
             say(
                 "config changed since this run began: "
@@ -255,14 +272,6 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror}).") from None
-
-
-def _fresh_state(config: Config, optimizer, mesh) -> State:
-    if config.init_from is None:
-        return init_state(config, optimizer, mesh)
-    saved = checkpoints.read(config.init_from)
-    check_fit(saved, config)
-    return fresh_state(config, optimizer, mesh, saved.params, saved.batch_stats)
 
 
 def compile_step(config: Config, optimizer, mesh, length: int):

@@ -11,6 +11,7 @@ from clipjax.bundle import abstract_module
 from clipjax.config import Config
 from clipjax.models.initialise import draw
 from clipjax.parallel.sharding import shardings
+from clipjax.training.freeze import split
 from clipjax.trees import unflatten
 
 
@@ -20,7 +21,7 @@ class State(NamedTuple):
     step: Any  # [] int32, steps done
     params: Any  # nested dict of float32 arrays
     batch_stats: Any  # nested dict, empty for vision transformers
-    opt_state: Any
+    opt_state: Any  # of the parameters that are trained
     skipped: Any  # [] int32
 
 
@@ -44,7 +45,7 @@ def abstract_state(config: Config, optimizer, mesh) -> State:
     _, params, stats = abstract_module(config)
     params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
     zero = jax.ShapeDtypeStruct((), jnp.int32)
-    shapes = State(zero, params, stats, jax.eval_shape(optimizer.init, params), zero)
+    shapes = State(zero, params, stats, jax.eval_shape(optimizer.init, split(config, params)[0]), zero)
     places = shardings(shapes, mesh)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places

@@ -31,7 +31,7 @@ class Telemetry:
     def __init__(self, workdir: pathlib.Path, config: Config, first_step: int):
         """Lines of steps from `first_step` on are dropped from metrics.jsonl: they are about to be run again."""
         self._first_host = jax.process_index() == 0
-        self._model = config.model
+        self._model, self._freeze = config.model, config.freeze
         self._peak = _PEAKS.get(jax.devices()[0].device_kind)
         self._wandb = None
         if not self._first_host:
@@ -59,11 +59,13 @@ class Telemetry:
     def utilisation(self, pairs_per_second: float, text_length: int) -> float | None:
         """Useful model FLOP/s over the devices' peak, in [0, 1]; None where the peak is not known.
 
-        Texts count with the tokens that they were cut to: what is not computed is no use of the device.
+        Texts count with the tokens that they were cut to, frozen towers without a backward pass: what is not computed
+        is no use of the device.
         """
         if self._peak is None:
             return None
-        flops = 3 * sum(forward_flops(self._model, text_length))  # backward costs twice the forward
+        towers = zip(("image", "text"), forward_flops(self._model, text_length), strict=True)
+        flops = sum(forward * (1 if tower == self._freeze else 3) for tower, forward in towers)  # backward costs two
         return flops * pairs_per_second / (self._peak * jax.device_count())
 
     def close(self) -> None:

@@ -118,15 +118,32 @@ def test_too_many_steps_that_are_not_finite_end_the_run_with_step_and_tensor(tin
 
 
 @pytest.mark.slow
-def test_init_from_starts_at_the_parameters_of_a_checkpoint(tiny, tmp_path):
-    tiny.total_steps = 2
-    train(tiny, tmp_path / "first")
-    tiny.init_from = str(tmp_path / "first")
+def test_fine_tuning_is_scored_before_its_first_step_and_keeps_what_it_freezes(tiny, colour_folders, tmp_path, capsys):
     tiny.total_steps = 1
-    tiny.optimizer.learning_rate = 0.0
-    train(tiny, tmp_path / "second")
-    for path, leaf in final_state(tmp_path / "first")[1].items():
-        np.testing.assert_array_equal(final_state(tmp_path / "second")[1][path], leaf, path)
+    source = train(tiny, tmp_path / "source")
+    tiny.update({"init_from": str(tmp_path / "source"), "freeze": "image", "total_steps": 2, "evaluate_every": 2})
+    tiny.data.evaluate = str(colour_folders)
+    run = tmp_path / "run"
+    tuned = train(tiny, run)
+    assert sorted(item.name for item in (run / "evaluations").iterdir()) == ["0", "2"]
+    assert json.loads((run / "evaluations/0/report.json").read_text())["model"]["weights"] == source.fingerprint
+    assert "before and after: colours" in capsys.readouterr().err
+    before, after = source.weights().arrays, tuned.weights().arrays
+    for path, leaf in before.items():
+        assert np.array_equal(after[path], leaf) == path.startswith("image/"), path
+    tiny.freeze = "text"
+    with pytest.raises(UserError, match="freeze was image, is text"):
+        train(tiny, run)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_clipping_and_layer_decay_that_it_began_without(tiny, tmp_path):
+    tiny.total_steps = 1
+    train(tiny, tmp_path)
+    tiny.total_steps = 2
+    tiny.optimizer.clip_norm = 1.0
+    tiny.optimizer.layer_decay = 0.7
+    assert train(tiny, tmp_path).step == 2
 
 
 @pytest.mark.slow

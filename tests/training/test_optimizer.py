@@ -3,14 +3,14 @@
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from clipjax.bundle import abstract_module
 from clipjax.config import Config, OptimizerConfig, preset
 from clipjax.training.optimizer import decays, learning_rate, make_optimizer
-from clipjax.training.state import initializer
 from clipjax.trees import flatten
 
 
@@ -34,7 +34,7 @@ def test_without_warm_up_the_rate_starts_at_its_peak():
 
 def test_only_weights_decay():
     config = config_of()
-    params = jax.eval_shape(initializer(config, make_optimizer(config)), jax.random.key(0)).params
+    params = nnx.to_pure_dict(abstract_module(config)[1])
     decayed = {path for path, yes in flatten(decays(params)).items() if yes}
     kernels = {path for path in flatten(params) if path.endswith("kernel")}
     assert decayed == kernels | {"text/token_embedding"}

@@ -1,0 +1,53 @@
+"""Where a run begins: at random numbers, or at the weights of another checkpoint made to fit the config."""
+
+from clipjax.bundle import halves, load
+from clipjax.config import Config, ModelConfig, differences, preset, preset_names
+from clipjax.errors import UserError
+from clipjax.models.positions import fit_positions
+from clipjax.progress import say
+from clipjax.training.state import State, fresh_state, init_state
+
+_FITTED = {"image.image_size", "text.context_length"}  # which positions are interpolated for
+
+
+def check_start(config: Config) -> None:
+    """Raise UserError where the config wants a checkpoint to start from and none is given; opens nothing."""
+    if config.init_from == "":
+        raise UserError(
+            "init_from: this config fine-tunes, but no weights are named. "
+            "Give --config.init_from=CHECKPOINT: a run's working directory, or weights of another program."
+        )
+
+
+def start_state(config: Config, optimizer, mesh) -> State:
+    """The state of step 0: drawn from the seed, or the weights of `config.init_from`, whatever `clipjax.load` takes.
+
+    Raises UserError, listing what differs, where those weights are of another model than the config's; another picture
+    size or context length is fitted, and said.
+    """
+    if config.init_from is None:
+        return init_state(config, optimizer, mesh)
+    found = load(config.init_from, activation=config.model.activation).weights()
+    _check_model(config, found.model)
+    arrays, lines = fit_positions(found.arrays, found.model, config.model)
+    for line in (f"starting from {found.name}", *lines):
+        say(f"init_from: {line}")
+    return fresh_state(config, optimizer, mesh, *halves(config, arrays))
+
+
+def _check_model(config: Config, found: ModelConfig) -> None:
+    rows = {
+        key: values for key, values in differences(found, config.model).items() if key not in _FITTED
+    }  # preprocessing counts as well: features would silently be others
+    if not rows:
+        return
+    said = "; ".join(f"model.{key} is {theirs}, the config says {ours}" for key, (theirs, ours) in rows.items())
+    raise UserError(f"init_from: {config.init_from} is another model: {said}. Set {_remedy(found, rows)}.")
+
+
+def _remedy(found: ModelConfig, rows: dict) -> str:
+    """The preset that has those sizes, or the keys to set."""
+    for name in preset_names():
+        if not differences(preset(name), found).keys() - _FITTED:
+            return f"model.preset={name!r}"
+    return ", ".join(f"model.{key}={theirs!r}" for key, (theirs, _) in rows.items())
