@@ -129,6 +129,13 @@ class Bundle:
         leaves = {path: np.asarray(_whole(leaf)) for path, leaf in flatten(self._params).items()}
         return weights.Weights(unstack_layers(leaves), self.config.model, self.name, (), "orbax")
 
+    def with_arrays(self, arrays: dict[str, np.ndarray], name: str) -> "Bundle":
+        """The same model with other numbers, a table as in `weights`; the two share their compiled programs."""
+        params, stats = jax.device_put(halves(self.config, arrays), replicated(self._mesh))
+        other = Bundle(merge(self.config, params, stats), self.config, name=name, mesh=self._mesh)
+        other._image_program, other._text_program = self._image_program, self._text_program
+        return other
+
     def save(self, destination: str | os.PathLike, format: str = "orbax") -> None:
         """Write the model, whole or not at all, as one of `FORMATS`.
 

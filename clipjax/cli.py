@@ -56,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _evaluate_arguments(command)
 
+    command = add(
+        "interpolate",
+        _interpolate,
+        "clipjax interpolate runs/base runs/tuned --data=zeroshot --data=mine --out=between",
+    )
+    _interpolate_arguments(command)
+
     command = add("convert", _convert, "clipjax convert ViT-B-32.pt clip-vit-base-patch32 --to=huggingface")
     command.add_argument("source", metavar="SRC", help="a checkpoint, a file or folder of weights, or hf:OWNER/NAME")
     command.add_argument("destination", metavar="DST", help="the new file (openai) or folder (all others)")
@@ -100,6 +107,17 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, action="append", help="a folder to score; may be given several times")
     parser.add_argument("--out", required=True, help="where report.json and report.html go")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures encoded at a time (default %(default)s)")
+
+
+def _interpolate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("zero", metavar="ZERO", help="the checkpoint before fine-tuning: alpha 0")
+    parser.add_argument("fine", metavar="FINE", help="the checkpoint after it: alpha 1")
+    parser.add_argument("--data", action="append", default=[], help="a folder to score; may be given several times")
+    parser.add_argument("--out", help="where report.json and report.html go")
+    parser.add_argument("--alphas", metavar="LIST", help="which models to score (default 0,0.1,0.2 and so on to 1)")
+    parser.add_argument("--save", metavar="DST", help="write the model of --alpha as a checkpoint")
+    parser.add_argument("--alpha", type=float, default=0.5, help="the model to save (default %(default)s)")
+    _activation_argument(parser)
 
 
 def _activation_argument(parser: argparse.ArgumentParser) -> None:
@@ -183,6 +201,29 @@ def _evaluate(args) -> None:
     for row in evaluate(args.checkpoint, args.data, args.out, batch_size=args.batch_size):
         print(f"{row.dataset}  {row.metric}  {row.value:.4f}  [{row.low:.4f}, {row.high:.4f}]  n={row.n}")
     print(f"report: {pathlib.Path(args.out) / 'report.html'}")
+
+
+def _interpolate(args) -> None:
+    """Score the models between two checkpoints (WiSE-FT), and write one of them."""
+    if bool(args.data) != bool(args.out) or not (args.data or args.save):
+        raise UserError("interpolate: give --data and --out to score, or --save to write a model, or all of them.")
+    from clipjax.parallel import runtime
+
+    runtime.start()
+    from clipjax.bundle import load
+    from clipjax.evaluation.interpolate import ALPHAS, interpolate, mixtures, parse_alphas
+
+    alphas = parse_alphas(args.alphas) if args.alphas else ALPHAS
+    zero, fine = (load(source, activation=args.activation) for source in (args.zero, args.fine))
+    if args.data:
+        made = interpolate(zero, fine, args.data, args.out, alphas=alphas)
+        for row in made["results"]:
+            print(f"{row['alpha']:<5g} {row['dataset']}  {row['metric']}  {row['value']:.4f}  n={row['n']}")
+        print(f"report: {pathlib.Path(args.out) / 'report.html'}")
+    if args.save:
+        ((alpha, bundle),) = mixtures(zero, fine, [args.alpha])
+        bundle.save(args.save)
+        print(f"alpha {alpha:g}: {args.save}")
 
 
 def _convert(args) -> None:

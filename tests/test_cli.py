@@ -41,6 +41,11 @@ def config(tmp_path):
         (["train", "--config=CONFIG", "--workdir=W", "--config.data.train=none/*.tar"], "data.train: no file matches"),
         (["train", "--config=CONFIG", "--workdir=W"], "data.train"),
         (["evaluate", "--checkpoint=none", "--data=D", "--out=O"], "D"),
+        (["embed", "--checkpoint=C", "--data=D", "--out=F.csv"], "'F.csv' should end with .npz or .parquet"),
+        (["search", "--embeddings=F.npz", "--checkpoint=C", "--text=a", "--out=P"], "no file F.npz. Make it with"),
+        (["search", "--embeddings=F.npz", "--checkpoint=C", "--out=P"], "nothing is asked"),
+        (["interpolate", "A", "B"], "give --data and --out to score, or --save"),
+        (["interpolate", "A", "B", "--data=D", "--out=O", "--alphas=0,2"], "alphas: [0.0, 2.0] should be numbers"),
         (["prepare", "imagenet", "--out=O"], "invalid choice: 'imagenet'"),
         (["evaluate", "--config.seed=1", "--checkpoint=C", "--data=D", "--out=O"], "--config.seed=1: not an option"),
     ],
@@ -59,7 +64,7 @@ def test_help_fits_a_screen_and_every_command_shows_an_example(capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) <= 24
-    for command in ("train", "evaluate", "prepare", "inspect"):
+    for command in ("train", "evaluate", "interpolate", "embed", "search", "prepare", "inspect"):
         assert command in shown
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
@@ -95,6 +100,16 @@ def test_train_and_evaluate_from_the_shell(config, shards, colour_folders, tmp_p
     assert scored.stdout.splitlines()[-1] == "report: O/report.html"
     report = json.loads((tmp_path / "O/report.json").read_text())
     assert {row["metric"] for row in report["results"]} == {"accuracy", "accuracy_top5", "mean_per_class"}
+    mixed = run("-m", "clipjax", "interpolate", "W", "W", f"--data={colour_folders}", "--out=I", "--save=M")
+    assert mixed.returncode == 0, mixed.stderr
+    assert len(mixed.stdout.splitlines()) == 11 * 3 + 2 and mixed.stdout.endswith("alpha 0.5: M\n")
+    embedded = run("-m", "clipjax", "embed", "--checkpoint=W", f"--data={colour_folders}", "--out=E.npz")
+    assert embedded.stdout == "E.npz: 12 pictures, 32 numbers each\n", embedded.stderr
+    query = ["--text=a red picture", f"--image={colour_folders}/blue/1.png", "--count=3", "--out=page.html"]
+    found = run("-m", "clipjax", "search", "--embeddings=E.npz", "--checkpoint=W", *query)
+    assert found.returncode == 0, found.stderr
+    assert "  1.0000  blue/1.png" in found.stdout.splitlines() and found.stdout.endswith("page: page.html\n")
+    assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 7
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def evaluate(
     time. `curves` are lines of a metrics.jsonl; by default those of the run that the checkpoint lies in.
     Raises UserError for a path that is no checkpoint and for data that cannot be scored.
     """
-    datasets, out = open_datasets(data), _folder(out)
+    datasets, out = open_datasets(data), folder(out)
     bundle = bundle_or_path
     if isinstance(bundle_or_path, str | Path):
         from clipjax.bundle import load
@@ -60,8 +60,24 @@ def evaluate_live(
     """`evaluate` for a model in training: nothing is kept for a next time, and only a host with `write` writes."""
     scored = [_scored(bundle, dataset, batch_size, None) for dataset in open_datasets(data)]
     if write:
-        _write(bundle, scored, _folder(out), curves or [])
+        _write(bundle, scored, folder(out), curves or [])
     return [result for part in scored for result in part.results]
+
+
+def folder(out: str | Path) -> Path:
+    """The folder, made if it is absent."""
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out: {out} cannot be made a folder ({error.strerror}). Give another place.") from error
+    return Path(out)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write under a temporary name and rename, so that no reader sees half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _scored(bundle: "Bundle", dataset: Dataset, batch_size: int, cache: Path | None) -> Scored:
@@ -78,24 +94,8 @@ def _cache(out: Path, dataset: Dataset) -> Path:
 def _write(bundle: "Bundle", scored: list[Scored], out: Path, curves: list[dict]) -> None:
     """The page first, then the record: where report.json stands, the report is complete."""
     content = record(bundle, scored, created=datetime.now(UTC).isoformat(timespec="seconds"))
-    _replace(out / "report.html", page(content, scored, curves))
-    _replace(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _folder(out: str | Path) -> Path:
-    """The folder, made if it is absent."""
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out: {out} cannot be made a folder ({error.strerror}). Give another place.") from error
-    return Path(out)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write under a temporary name and rename, so that no reader sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(out / "report.html", page(content, scored, curves))
+    replace_file(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _curves(path: Path) -> list[dict]:

@@ -11,7 +11,7 @@ _POINTS = 300  # of a curve, so that a long run does not weigh megabytes
 
 # matplotlib needs colours; the page's own take their place in the SVG
 _COLOURS = {"#010101": "var(--ink)", "#020202": "var(--muted)", "#030303": "var(--line)", "#040404": "var(--accent)"}
-_INK, _MUTED, _LINE, _ACCENT = _COLOURS
+INK, MUTED, LINE, ACCENT = _COLOURS
 
 _STYLE = {
     "figure.facecolor": "none",
@@ -21,13 +21,13 @@ _STYLE = {
     "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _MUTED,
-    "text.color": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
     "font.size": 11,
-    "grid.color": _LINE,
+    "grid.color": LINE,
     "grid.linewidth": 0.6,
 }
 
@@ -63,9 +63,9 @@ def class_bars(name: str, table: list[dict], most: int = 60) -> dict:
     places = np.arange(len(table))
 
     def draw(axes):
-        axes.barh(places, 100 * share, height=0.66, color=_ACCENT, alpha=0.75)
-        axes.errorbar(100 * share, places, xerr=100 * whiskers, fmt="none", ecolor=_INK, elinewidth=1, capsize=2.5)
-        axes.set_yticks(places, [_short(row["class"]) for row in table], color=_INK)
+        axes.barh(places, 100 * share, height=0.66, color=ACCENT, alpha=0.75)
+        axes.errorbar(100 * share, places, xerr=100 * whiskers, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
+        axes.set_yticks(places, [_short(row["class"]) for row in table], color=INK)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(table) - 0.4, -0.6)
         axes.set_xlim(0, 101)
@@ -74,12 +74,27 @@ def class_bars(name: str, table: list[dict], most: int = 60) -> dict:
         axes.set_axisbelow(True)
 
     label = "Accuracy of each class: " + ", ".join(f"{row['class']} {row['accuracy']:.0%}" for row in table)
-    return {"svg": _svg(name, label, (5.0, 0.9 + 0.27 * len(table)), draw), "left_out": max(0, left_out)}
+    return {"svg": svg(name, label, (5.0, 0.9 + 0.27 * len(table)), draw), "left_out": max(0, left_out)}
+
+
+def svg(name: str, label: str, size: tuple[float, float], draw) -> str:
+    """What `draw(axes)` draws, as an <svg> element with a label for those who do not see it."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    stream = io.StringIO()
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of glyphs that matplotlib's own font lacks: the reader's font draws them
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+    return _inline(stream.getvalue(), name, label)
 
 
 def _curve(key: str, title: str, steps: np.ndarray, values: np.ndarray, from_zero: bool) -> str:
     def draw(axes):
-        axes.plot(steps, values, color=_ACCENT, linewidth=1.6, solid_joinstyle="round")
+        axes.plot(steps, values, color=ACCENT, linewidth=1.6, solid_joinstyle="round")
         axes.set_xlabel("step")
         axes.grid(axis="y")
         axes.margins(x=0.01)
@@ -88,7 +103,7 @@ def _curve(key: str, title: str, steps: np.ndarray, values: np.ndarray, from_zer
         axes.locator_params(axis="x", nbins=5)
 
     label = f"{title} by step: from {values[0]:.3g} at step {steps[0]:.0f} to {values[-1]:.3g} at step {steps[-1]:.0f}"
-    return _svg(key, label, (4.6, 2.6), draw)
+    return svg(key, label, (4.6, 2.6), draw)
 
 
 def _thinned(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,21 +119,6 @@ def _finite(value) -> bool:
 
 def _short(name: str, most: int = 26) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _svg(name: str, label: str, size: tuple[float, float], draw) -> str:
-    """What `draw(axes)` draws, as an <svg> element with a label for those who do not see it."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    stream = io.StringIO()
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of glyphs that matplotlib's own font lacks: the reader's font draws them
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
-        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
-    return _inline(stream.getvalue(), name, label)
 
 
 def _inline(svg: str, name: str, label: str) -> str:

@@ -26,10 +26,20 @@ def page(record: dict, scored: list[Scored], curves: list[dict]) -> str:
         _part(number, part, about, scale, thumbnail)
         for number, (part, about) in enumerate(zip(scored, record["datasets"], strict=True), 1)
     ]
-    filters = {"percent": _percent, "range": _range, "day": _day, "count_short": _count, "sentence": _sentence}
+    filters = {"percent": percent, "range": _range, "day": day, "count_short": _count, "sentence": _sentence}
     return template("page.html", **filters).render(
         record=record, parts=parts, scale=scale, curves=figures.curves(curves), full=thumbnail.full
     )
+
+
+def percent(share: float) -> str:
+    """A share of 1 in percent, with two decimals where one would say little."""
+    return f"{100 * share:.2f}" if share < 0.01 else f"{100 * share:.1f}"
+
+
+def day(created: str) -> str:
+    """An ISO date for people: 3 May 2025, 14:07 UTC."""
+    return f"{datetime.fromisoformat(created):%d %B %Y, %H:%M} UTC".lstrip("0")
 
 
 def _part(number: int, part: Scored, about: dict, scale: float, thumbnail: Thumbnails) -> dict:
@@ -59,16 +69,8 @@ def _label(metric: str) -> str:
     return _METRICS[name] + ({"": "", "1": " first"}.get(k, f" in the first {k}"))
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}" if share < 0.01 else f"{100 * share:.1f}"
-
-
 def _range(result) -> str:
-    return f"{_percent(result.low)} to {_percent(result.high)}"
-
-
-def _day(created: str) -> str:
-    return f"{datetime.fromisoformat(created):%d %B %Y, %H:%M} UTC".lstrip("0")
+    return f"{percent(result.low)} to {percent(result.high)}"
 
 
 def _count(number: int) -> str:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from clipjax.evaluation.report.page import _count, _percent, page
+from clipjax.evaluation.report.page import _count, page, percent
 from clipjax.evaluation.report.record import record
 
 LINES = [{"step": step, "loss": 5 / step, "learning_rate": 1e-3} for step in range(1, 50)]
@@ -64,8 +64,8 @@ def test_every_number_stands_with_its_interval(text, bundle, classified, retriev
     for part in (classified, retrieved):
         for result in part.results:
             row = re.search(rf"<tr>(?:(?!</tr>).)*<code>{result.metric}</code>.*?</tr>", text, re.DOTALL)[0]
-            assert f">{_percent(result.value)}<" in row
-            assert f">{_percent(result.low)} to {_percent(result.high)}<" in row
+            assert f">{percent(result.value)}<" in row
+            assert f">{percent(result.low)} to {percent(result.high)}<" in row
 
 
 def test_the_page_says_how_it_was_measured(text):
@@ -102,6 +102,6 @@ def test_weights_without_a_step_leave_it_out(bundle, classified):
 
 
 def test_numbers_are_short():
-    assert [_percent(share) for share in (0, 0.00123, 0.0523, 0.5, 1)] == ["0.00", "0.12", "5.2", "50.0", "100.0"]
+    assert [percent(share) for share in (0, 0.00123, 0.0523, 0.5, 1)] == ["0.00", "0.12", "5.2", "50.0", "100.0"]
     numbers = (999, 12_345, 151_277_313, 12_800_000_000)
     assert [_count(n) for n in numbers] == ["999", "12.3 thousand", "151.3 million", "12.8 billion"]
