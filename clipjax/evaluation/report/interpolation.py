@@ -51,13 +51,13 @@ def _trade(across: dict, up: dict) -> str:
     def draw(axes):
         axes.plot(x, y, color=figures.ACCENT, linewidth=1.6, marker="o", markersize=5)
         for alpha, place in zip(alphas, zip(x, y, strict=True), strict=True):
-            end = alpha in (0, 1)
-            name = {0: "0, first", 1: "1, second"}.get(alpha, f"{alpha:g}")
-            colour = figures.INK if end else figures.MUTED
-            axes.annotate(name, place, (6, 6), textcoords="offset points", fontsize=9, color=colour)
+            end = {0: "0, first", 1: "1, second"}.get(alpha)
+            style = dict(ha="right", xytext=(-8, -3), color=figures.INK) if end else dict(color=figures.MUTED)
+            options = {"xytext": (6, 6), "textcoords": "offset points", "fontsize": 9} | style
+            axes.annotate(end or f"{alpha:g}", place, **options)
         axes.set_xlabel(f"{across['dataset']}: {across['metric']}, %")
         axes.set_ylabel(f"{up['dataset']}: {up['metric']}, %")
-        axes.margins(0.12)
+        axes.margins(0.16, 0.12)
         axes.grid()
         axes.set_axisbelow(True)
 
@@ -74,7 +74,7 @@ def _curve(number: int, head: dict) -> str:
     def draw(axes):
         axes.fill_between(alphas, low, high, color=figures.ACCENT, alpha=0.15, linewidth=0)
         axes.plot(alphas, value, color=figures.ACCENT, linewidth=1.6, marker="o", markersize=4)
-        axes.set_xlabel("alpha")
+        axes.set_xlabel("α")
         axes.set_ylabel(f"{head['metric']}, %")
         axes.grid(axis="y")
 

@@ -32,7 +32,7 @@ def test_each_data_set_has_its_curve_and_two_have_their_trade(datasets):
     assert len(re.findall(r"<svg", text)) == len(datasets) + (len(datasets) > 1)
     assert ("What one costs the other" in text) == (len(datasets) > 1) == ("of each first metric" in text)
     for name in datasets:
-        assert f'<th scope="row">{name}<code>accuracy_top5</code></th>' in text
+        assert f'<th scope="row">{name}<code>accuracy_top5, n = 1,200</code></th>' in text
     assert "runs/a &lt;first&gt;" in text and "3 May 2025" in text and "http" not in text
 
 
