@@ -66,7 +66,9 @@ def _central(data: np.ndarray) -> tuple[int, int, int]:
     first = max(len(data) - _END.size - 0xFFFF, 0)  # a comment may follow the end
     tail = data[first:].tobytes()
     end = tail.rfind(b"PK\x05\x06")
-    if end < 0 or len(tail) < end + _END.size:
+    while end >= 0 and not _ends_there(tail[end:]):  # a comment may hold those four bytes too
+        end = tail.rfind(b"PK\x05\x06", 0, end)
+    if end < 0:
         raise ValueError("truncated or damaged: the end of the zip file is missing")
     count, size, start = _END.unpack_from(tail, end)[4:7]
     if count == 0xFFFF or 0xFFFFFFFF in (size, start):
@@ -80,6 +82,11 @@ def _central(data: np.ndarray) -> tuple[int, int, int]:
             raise ValueError("damaged: its 64-bit end is missing")
         count, size, start = _END_64.unpack(record)[-3:]
     return start, size, count
+
+
+def _ends_there(tail: bytes) -> bool:
+    """Whether this is an end of central directory whose comment reaches to the end of the file."""
+    return len(tail) >= _END.size and _END.unpack_from(tail)[-1] == len(tail) - _END.size
 
 
 def _wide(extra: bytes, *values: int) -> list[int]:

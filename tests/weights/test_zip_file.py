@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clipjax.weights import zip_file
@@ -24,9 +24,10 @@ def packed(members, compression=zipfile.ZIP_STORED, comment=b""):
 
 
 @given(
-    st.dictionaries(st.text("abc/é.", min_size=1, max_size=8), st.binary(max_size=50), max_size=5),
-    st.binary(max_size=9),
+    members=st.dictionaries(st.text("abc/é.", min_size=1, max_size=8), st.binary(max_size=50), max_size=5),
+    comment=st.binary(max_size=9),
 )
+@example(members={"a": b"b"}, comment=b"PK\x05\x06")
 def test_members_are_those_of_the_standard_library(members, comment):
     data = packed(members, comment=comment)
     found = directory(data)
