@@ -23,6 +23,7 @@ def get_config():
     config = default_config()
     config.model.preset = "tiny"
     config.model.image.image_size = 16
+    config.model.text.context_length = 24  # captions of one process may need more than those of another
     config.batch_size = 16
     config.total_steps = 3
     config.optimizer.warmup_steps = 1
@@ -32,10 +33,10 @@ def get_config():
 
 
 @pytest.fixture
-def arguments(tmp_path, shards):
+def arguments(tmp_path, captions):
     config = tmp_path / "config.py"
     config.write_text(CONFIG)
-    return ["train", f"--config={config}", f"--config.data.train={shards}"]
+    return ["train", f"--config={config}", f"--config.data.train={captions}"]
 
 
 def local(*arguments):
@@ -57,6 +58,7 @@ def test_two_processes_of_two_devices_equal_one_device(tmp_path, arguments, colo
     several = local(*arguments, f"--workdir={tmp_path}/four", f"--config.mesh.fsdp={fsdp}", *scored)
     assert several.wait() == 0
     for one, four in zip(rows(tmp_path / "one"), rows(tmp_path / "four"), strict=True):
+        assert four["text_length"] == one["text_length"]
         for name in ("loss", "gradient_norm", "parameter_norm"):
             assert four[name] == pytest.approx(one[name], rel=2e-5), name
     expected, found = (flatten(checkpoints.read(tmp_path / run).params) for run in ("one", "four"))
