@@ -1,5 +1,6 @@
 """Where a run begins: at random numbers, or at the weights of another checkpoint made to fit the config."""
 
+from clipjax import weights
 from clipjax.bundle import halves, load
 from clipjax.config import Config, ModelConfig, differences, preset, preset_names
 from clipjax.errors import UserError
@@ -27,7 +28,11 @@ def start_state(config: Config, optimizer, mesh) -> State:
     """
     if config.init_from is None:
         return init_state(config, optimizer, mesh)
-    found = load(config.init_from, activation=config.model.activation).weights()
+    foreign = weights.is_foreign(config.init_from)  # those may not know their activation; a run's checkpoint does
+    try:
+        found = load(config.init_from, activation=config.model.activation if foreign else None).weights()
+    except UserError as error:
+        raise UserError(f"init_from: {error}") from None
     _check_model(config, found.model)
     arrays, lines = fit_positions(found.arrays, found.model, config.model)
     for line in (f"starting from {found.name}", *lines):

@@ -118,7 +118,10 @@ def test_another_picture_size_and_context_are_fitted_and_said(source, name, imag
         ({"image": {"mean": (0.5, 0.5, 0.5)}}, [r"model.image.mean is \(0.48145466, .*the config says \(0.5, 0.5"]),
         ({"image": {"interpolation": "bilinear"}}, ["model.image.interpolation is bicubic"]),
         ({"image": {"resize_mode": "squash"}}, ["model.image.resize_mode is shortest"]),
-        ({"activation": "gelu"}, ["activation"]),
+        (
+            {"activation": "gelu", "embed_dim": 48},
+            ["model.activation is quick_gelu, the config says gelu", "model.embed_dim is 32, the config says 48"],
+        ),
     ],
 )
 def test_another_model_is_refused_with_all_that_differs(source, changes, said):
@@ -144,7 +147,7 @@ def test_an_activation_that_a_file_does_not_share_is_refused(source, tmp_path):
     found = bundle.weights()
     gelu = found._replace(model=dataclasses.replace(found.model, activation="gelu"))
     weights.write("open_clip", tmp_path / "gelu", gelu)
-    with pytest.raises(UserError, match="gelu"):
+    with pytest.raises(UserError, match="^init_from: .*gelu"):
         start(config_of(init_from=str(tmp_path / "gelu")))
 
 
