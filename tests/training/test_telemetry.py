@@ -1,5 +1,6 @@
 """Telemetry: whole lines, no step twice, and what the libraries read back."""
 
+import dataclasses
 import json
 
 import pytest
@@ -55,6 +56,14 @@ def test_utilisation_counts_three_forwards_a_pair(config, tmp_path, monkeypatch)
     expected = 3 * sum(forward_flops(config.model)) * 100.0 / (8 * 1e12)
     assert telemetry.utilisation(100.0, 16) == pytest.approx(expected)
     assert telemetry.utilisation(100.0, 8) < expected  # texts that were cut are less work
+    telemetry.close()
+
+
+def test_a_frozen_tower_counts_its_forward_pass_alone(config, tmp_path, monkeypatch):
+    telemetry = Telemetry(tmp_path, dataclasses.replace(config, freeze="image"), 1)
+    monkeypatch.setattr(telemetry, "_peak", 1e12)
+    image, text = forward_flops(config.model)
+    assert telemetry.utilisation(100.0, 16) == pytest.approx((image + 3 * text) * 100.0 / (8 * 1e12))
     telemetry.close()
 
 
