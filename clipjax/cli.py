@@ -56,11 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _evaluate_arguments(command)
 
-    command = add(
-        "interpolate",
-        _interpolate,
-        "clipjax interpolate runs/base runs/tuned --data=zeroshot --data=mine --out=between",
-    )
+    command = add("interpolate", _interpolate, "clipjax interpolate runs/base runs/tuned --data=pets --out=between")
     _interpolate_arguments(command)
 
     command = add("convert", _convert, "clipjax convert ViT-B-32.pt clip-vit-base-patch32 --to=huggingface")
