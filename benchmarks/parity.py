@@ -3,7 +3,8 @@
     python benchmarks/parity.py [MODEL …] --out=parity.json       in an environment with torch, open_clip, transformers
 
 For each model and program, both directions: theirs is made there and read here, ours is drawn here and read there.
-Both sides encode the same two pictures of noise and four texts in float32. Each side runs in a process of its own, so
+Both sides encode the same two pictures of noise and four texts in float32; numbers that are constant at first (norms,
+biases, averages) are random too. Each side runs in a process of its own, so
 that memory stays bounded by one model; RN50x64 takes about 8 GB. What --out holds already is kept, and what is not in
 it is done: start again to go on. The table of all that is known is printed at the end.
 """
@@ -25,7 +26,8 @@ from clipjax.text import tokenize
 
 MODELS = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
 CAPTIONS = ["", "a photo of a cat", "Hello World! It is 2024-01-15, and 100% of it is true.", "a long one " * 30]
-COLUMNS = ("model", "program", "direction", "image", "text", "seconds", "gigabytes")
+COLUMNS = ("model", "program", "direction", "image", "text", "two pictures", "seconds", "gigabytes")
+GAIN = 6**0.5  # with torch's initial convolutions nothing of a picture comes through a ResNet
 
 
 def main() -> None:
@@ -48,7 +50,7 @@ def main() -> None:
 
 
 def measure(name: str, program: str, direction: str) -> dict:
-    """One row of the table: the largest difference of an element of the unit features."""
+    """One row of the table: the largest difference of an element of the unit features, and that of two pictures."""
     begin = time.monotonic()
     makes, reads = (there_makes, here_reads) if direction == "theirs → ours" else (here_makes, there_reads)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,13 +58,14 @@ def measure(name: str, program: str, direction: str) -> dict:
         here, peak_of_other = alone(reads, name, program, folder)
     image, text = (float(np.abs(one - other).max()) for one, other in zip(there, here, strict=True))
     peak = max(peak_of_one, peak_of_other)
-    values = (name, program, direction, image, text, round(time.monotonic() - begin), round(peak, 1))
+    apart = float(np.abs(there[0][0] - there[0][1]).max())
+    values = (name, program, direction, image, text, apart, round(time.monotonic() - begin), round(peak, 1))
     return dict(zip(COLUMNS, values, strict=True))
 
 
 def line(row: dict) -> str:
     """A row as Markdown."""
-    cells = [f"{value:.1e}" if key in ("image", "text") else str(value) for key, value in row.items()]
+    cells = [f"{value:.1e}" if key in COLUMNS[3:6] else str(value) for key, value in row.items()]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -78,9 +81,11 @@ def _with_peak(function, *arguments):
 
 
 def inputs(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels [2, size, size, 3] float32 of noise, and tokens [4, 77]."""
-    size = preset(name).image.image_size
-    return np.random.default_rng(0).standard_normal((2, size, size, 3), np.float32), tokenize(CAPTIONS)
+    """Pixels [2, size, size, 3] float32 of coarse and fine noise, and tokens [4, 77]."""
+    size, random = preset(name).image.image_size, np.random.default_rng(0)
+    coarse = random.standard_normal((2, -(-size // 32), -(-size // 32), 3), np.float32)
+    pixels = coarse.repeat(32, axis=1).repeat(32, axis=2)[:, :size, :size]
+    return pixels + random.standard_normal(pixels.shape, np.float32), tokenize(CAPTIONS)
 
 
 # -- this program
@@ -97,9 +102,11 @@ def here_makes(name: str, program: str, folder: str):
     config = Config(model=preset(name))
     halves = [draw(half, 0) for half in abstract_module(config)[1:]]
     for half in halves:
-        for index, leaf in enumerate(half.values()):
-            if leaf.ndim < 3:  # one number a channel (and layer): norms, biases, running averages
-                leaf += np.random.default_rng(index).uniform(-0.1, 0.1, leaf.shape).astype(np.float32)
+        for index, (path, leaf) in enumerate(half.items()):
+            if path.endswith(("scale", "bias", "mean", "var")) and leaf.ndim:
+                leaf += np.random.default_rng(index).uniform(-0.1, 0.3, leaf.shape).astype(np.float32)
+            elif "conv" in path:
+                leaf *= GAIN
     bundle = Bundle(merge(config, *map(unflatten, halves)), config, name=name)
     bundle.save(f"{folder}/model", {"open_clip": "open_clip", "transformers": "huggingface"}[program])
     return _here(bundle, name)
@@ -128,8 +135,10 @@ def there_makes(name: str, program: str, folder: str):
     model = _open_clip(name) if program == "open_clip" else _transformers(name)
     with torch.no_grad():
         for tensor in model.state_dict().values():
-            if tensor.ndim == 1:  # norms, biases, running averages: constants would hide mistakes
-                tensor.add_(torch.rand_like(tensor) * 0.2 - 0.1)
+            if tensor.ndim == 1:
+                tensor.add_(torch.rand_like(tensor) * 0.4 - 0.1)
+            elif tensor.ndim == 4 and program == "open_clip" and preset(name).image.kind == "resnet":
+                tensor.mul_(GAIN)
     if program == "open_clip":
         torch.save(model.state_dict(), f"{folder}/model")
     else:
