@@ -20,7 +20,7 @@ def encoders(weights: Weights) -> tuple[Callable, Callable]:
 
 
 def functions_of(weights: Weights) -> tuple[dict[str, Any], Callable, Callable]:
-    """(variables, image, text): nested dict of float32 arrays on the device, and functions of it that give features [n, E] float32.
+    """(variables, image, text): nested dict of float32 arrays on the device, and functions of it to features [n, E].
 
     `image(variables, pixels [n, height, width, 3] float32)` takes preprocessed pictures, `text(variables, tokens
     [n, L] int32)` rows of the model's context length; features are not normalised. Computed in float32.
