@@ -95,9 +95,12 @@ def run(blocks: Block, x, position, *, remat="none", unroll=1):
 
     if remat == "block":
         block, unroll = jax.checkpoint(block, prevent_cse=False), 1
-    x, _ = jax.lax.scan(block, x, jax.tree.map(lambda leaf: leaf[:-1], layers), unroll=unroll)
-    last = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[-1], layers))
-    return last.row(x, position)
+    # A split's gradient is one concatenation; that of two slices would be two arrays of full size, and their sum.
+    leaves, tree = jax.tree.flatten(layers)
+    halves = zip(*(jax.lax.split(leaf, (len(leaf) - 1, 1)) for leaf in leaves), strict=True)
+    first, last = (jax.tree.unflatten(tree, half) for half in halves)
+    x, _ = jax.lax.scan(block, x, first, unroll=unroll)
+    return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[0], last)).row(x, position)
 
 
 def take_row(x, position):
