@@ -51,9 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _config_arguments(command)
     command.add_argument("--workdir", required=True, help="where the run lives; a run found there goes on")
 
-    command = add(
-        "evaluate", _evaluate, "clipjax evaluate --checkpoint=runs/demo --data=runs/demo/data/zeroshot --out=out"
-    )
+    command = add("evaluate", _evaluate, "clipjax evaluate --checkpoint=runs/demo --data=photos --out=report")
     _evaluate_arguments(command)
 
     command = add("interpolate", _interpolate, "clipjax interpolate runs/base runs/tuned --data=pets --out=between")
@@ -82,10 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, help="the folder to write")
     command.add_argument("--seed", type=int, default=0)
 
-    command = add(
-        "inspect", _inspect, "clipjax inspect --config=configs/flickr8k.py --config.data.train='D/train/*.tar'"
-    )
+    command = add("inspect", _inspect, "clipjax inspect --config=configs/flickr8k.py --config.data.train='D/*.tar'")
     _config_arguments(command)
+
+    add("models", _models, "clipjax models")
     return parser
 
 
@@ -172,7 +170,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
 
 
 def _train(args) -> int:
-    """Train a model from a config; started again, it goes on from its last checkpoint."""
+    """Train a model from a config; started again, it goes on."""
     config = _resolved(args)
     from clipjax.parallel import runtime
 
@@ -278,10 +276,17 @@ def _prepare(args) -> None:
 
 
 def _inspect(args) -> None:
-    """Look at the training data of a config: counts, captions, sizes, what cannot be read."""
+    """Look at a config's data: counts, captions, sizes, failures."""
     from clipjax.data.inspect import inspect
 
     print(inspect(_resolved(args)))
+
+
+def _models(args) -> None:
+    """List the models that there are, with their sizes."""
+    from clipjax.models.catalogue import table
+
+    print(table())
 
 
 def _resolved(args):

@@ -64,7 +64,7 @@ def test_help_fits_a_screen_and_every_command_shows_an_example(capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) <= 24
-    for command in ("train", "evaluate", "interpolate", "embed", "search", "prepare", "inspect"):
+    for command in ("train", "evaluate", "interpolate", "embed", "search", "prepare", "inspect", "models"):
         assert command in shown
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])

@@ -1,4 +1,4 @@
-"""The whole model: sizes of the published ones, golden values of the reference, and what may not change them."""
+"""The whole model: its paths, golden values of the reference, and what may not change them."""
 
 import dataclasses
 
@@ -8,25 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clipjax.config import ImageConfig, ModelConfig, TextConfig, preset
+from clipjax.config import ImageConfig, ModelConfig, TextConfig
 from clipjax.models.clip import CLIP
 from clipjax.trees import flatten, map_with_path
-
-
-@pytest.mark.parametrize(
-    "name, total, image, text",
-    [
-        ("ViT-B/32", 151_277_313, 87_849_216, 63_428_096),
-        ("ViT-B/16", 149_620_737, 86_192_640, 63_428_096),
-        ("ViT-L/14", 427_616_513, 303_966_208, 123_650_304),
-        ("ViT-L/14@336px", 427_944_193, 304_293_888, 123_650_304),
-    ],
-)
-def test_parameter_counts_are_the_published_ones(name, total, image, text):
-    model = nnx.eval_shape(lambda: CLIP(preset(name)))
-    sizes = {path: leaf.size for path, leaf in flatten(nnx.state(model, nnx.Param)).items()}
-    by_tower = [sum(size for path, size in sizes.items() if path.startswith(part)) for part in ("image/", "text/")]
-    assert [sum(sizes.values()), *by_tower] == [total, image, text]
 
 
 def test_paths_are_those_the_module_documents(small):
