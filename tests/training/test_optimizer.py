@@ -32,8 +32,9 @@ def test_without_warm_up_the_rate_starts_at_its_peak():
     assert float(learning_rate(config_of(warmup_steps=0))(0)) == 1.0
 
 
-def test_only_weights_decay():
-    config = config_of()
+@pytest.mark.parametrize("name", ["tiny", "tiny-resnet"])
+def test_only_weights_decay(name):
+    config = dataclasses.replace(config_of(), model=preset(name))
     params = nnx.to_pure_dict(abstract_module(config)[1])
     decayed = {path for path, yes in flatten(decays(params)).items() if yes}
     kernels = {path for path in flatten(params) if path.endswith("kernel")}

@@ -1,6 +1,7 @@
 """The step: the loss of the global batch, the same on any mesh, and harmless when something is not finite."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,13 @@ MESHES = [MeshConfig(1, 1, 1), MeshConfig(4, 1, 1), MeshConfig(2, 2, 2)]
 @pytest.fixture
 def config(tiny):
     tiny.model.image.heads = tiny.model.text.heads = 2
+    tiny.mesh.data = -1
+    return resolve(tiny)
+
+
+@pytest.fixture
+def resnet(tiny):
+    tiny.model.preset, tiny.model.image.image_size = "tiny-resnet", 32
     tiny.mesh.data = -1
     return resolve(tiny)
 
@@ -83,6 +91,42 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(config):
     assert (int(after.step), int(after.skipped), int(metrics["skipped_steps"])) == (1, 1, 1)
     for path, leaf in flatten((state.params, state.opt_state)).items():
         np.testing.assert_array_equal(flatten((after.params, after.opt_state))[path], leaf, path)
+
+
+@pytest.mark.slow
+def test_a_step_that_is_not_finite_leaves_the_running_averages(resnet):
+    state, step = start(resnet)
+    good, _ = step(state, batch_of(resnet))
+    for path, leaf in flatten(state.batch_stats).items():
+        assert not np.array_equal(flatten(good.batch_stats)[path], leaf), path
+    bias = good.params["image"]["stage4"]["first"]["bn3"]["bias"]
+    good.params["image"]["stage4"]["first"]["bn3"]["bias"] = bias.at[0].set(jnp.nan)
+    bad, metrics = step(good, batch_of(resnet, 1))
+    assert not metrics["finite"]
+    for path, leaf in flatten(good.batch_stats).items():
+        np.testing.assert_array_equal(flatten(bad.batch_stats)[path], leaf, path)
+
+
+@pytest.mark.slow
+def test_batch_norm_takes_the_statistics_of_the_global_batch_on_any_mesh(resnet):
+    ends = []
+    for mesh in (MESHES[0], MeshConfig(4, 2, 1)):
+        state, step = start(resnet, mesh)
+        for path, leaf in flatten(state.params).items():  # a fresh model's last gains are 0, and most gradients with it
+            if path.endswith("bn3/scale"):
+                folder = functools.reduce(dict.get, path.split("/")[:-1], state.params)
+                folder["scale"] = jnp.ones_like(leaf)
+        after, metrics = step(state, batch_of(resnet))
+        moments = flatten(after.opt_state)  # the first ones are a tenth of the gradient
+        gradients = {path.split("/mu/")[1]: leaf for path, leaf in moments.items() if "/mu/" in path}
+        ends.append((flatten(after.batch_stats), gradients, metrics))
+    (averages, gradients, metrics), (other_averages, other_gradients, other_metrics) = ends
+    assert float(other_metrics["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    for path, leaf in averages.items():
+        np.testing.assert_allclose(other_averages[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
+    for path, leaf in gradients.items():
+        noise = max(1e-4 * float(jnp.abs(leaf).max()), 1e-7)
+        np.testing.assert_allclose(other_gradients[path], leaf, rtol=1e-3, atol=noise, err_msg=path)
 
 
 def test_the_logit_scale_stays_at_most_100(config):
