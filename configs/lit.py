@@ -1,4 +1,4 @@
-"""Locked-image tuning: the text tower learns to read a frozen image tower (LiT; Zhai et al. 2022, their public code)."""
+"""Locked-image tuning (LiT; Zhai et al. 2022): the text tower learns to read a frozen image tower."""
 
 from clipjax.config import default_config
 

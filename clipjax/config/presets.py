@@ -5,7 +5,7 @@ from clipjax.errors import UserError
 
 # name: image tower (size, patch, width, layers, heads), embed_dim, text tower (width, layers, heads, context)
 # A tuple of blocks a stage in place of layers makes the image tower a ResNet.
-_ROWS = {
+_ROWS: dict[str, tuple] = {
     "RN50": ((224, 32, 64, (3, 4, 6, 3), 32), 1024, (512, 12, 8, 77)),
     "RN101": ((224, 32, 64, (3, 4, 23, 3), 32), 512, (512, 12, 8, 77)),
     "RN50x4": ((288, 32, 80, (4, 6, 10, 6), 40), 640, (640, 12, 10, 77)),
