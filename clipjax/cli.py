@@ -97,7 +97,7 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(function=_evaluate)
-    parser.add_argument("--checkpoint", required=True, help="a run's working directory or one of its checkpoints/STEP")
+    _checkpoint_argument(parser)
     parser.add_argument("--data", required=True, action="append", help="a folder to score; may be given several times")
     parser.add_argument("--out", required=True, help="where report.json and report.html go")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures encoded at a time (default %(default)s)")
@@ -114,6 +114,11 @@ def _interpolate_arguments(parser: argparse.ArgumentParser) -> None:
     _activation_argument(parser)
 
 
+def _checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, help="a run, a checkpoints/STEP of it, weights, hf:OWNER/NAME")
+    _activation_argument(parser)
+
+
 def _activation_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--activation", choices=["quick_gelu", "gelu"], help="what a bare file of weights does not say of itself"
@@ -121,7 +126,7 @@ def _activation_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="a run's working directory or one of its checkpoints/STEP")
+    _checkpoint_argument(parser)
     parser.add_argument(
         "--data",
         required=True,
@@ -142,7 +147,7 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embeddings", required=True, metavar="FILE", help="what `clipjax embed` wrote")
-    parser.add_argument("--checkpoint", required=True, help="the checkpoint that they were made with")
+    _checkpoint_argument(parser)
     parser.add_argument("--text", action="append", default=[], help="what to look for; may be given several times")
     parser.add_argument("--image", action="append", default=[], metavar="PATH", help="a picture to find the like of")
     parser.add_argument("--count", type=int, default=20, help="pictures to show for each (default %(default)s)")
@@ -172,9 +177,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
 def _train(args) -> int:
     """Train a model from a config; started again, it goes on."""
     config = _resolved(args)
-    from clipjax.parallel import runtime
-
-    runtime.start()
+    _start()
     from clipjax.training.loop import Stopped, train
 
     try:
@@ -187,12 +190,10 @@ def _train(args) -> int:
 
 def _evaluate(args) -> None:
     """Score a checkpoint on folders of pictures, and write report.json and report.html."""
-    from clipjax.parallel import runtime
-
-    runtime.start()
+    _start()
     from clipjax.evaluation.suite import evaluate
 
-    for row in evaluate(args.checkpoint, args.data, args.out, batch_size=args.batch_size):
+    for row in evaluate(args.checkpoint, args.data, args.out, batch_size=args.batch_size, activation=args.activation):
         print(f"{row.dataset}  {row.metric}  {row.value:.4f}  [{row.low:.4f}, {row.high:.4f}]  n={row.n}")
     print(f"report: {pathlib.Path(args.out) / 'report.html'}")
 
@@ -201,9 +202,7 @@ def _interpolate(args) -> None:
     """Score the models between two checkpoints (WiSE-FT), and write one of them."""
     if bool(args.data) != bool(args.out) or not (args.data or args.save):
         raise UserError("interpolate: give --data and --out to score, or --save to write a model, or all of them.")
-    from clipjax.parallel import runtime
-
-    runtime.start()
+    _start()
     from clipjax.bundle import load
     from clipjax.evaluation.interpolate import ALPHAS, interpolate, mixtures, parse_alphas
 
@@ -222,9 +221,7 @@ def _interpolate(args) -> None:
 
 def _convert(args) -> None:
     """Write a model in the form of another program, and say how far its features moved."""
-    from clipjax.parallel import runtime
-
-    runtime.start()
+    _start()
     from clipjax.bundle import convert
 
     note = convert(args.source, args.destination, args.to, activation=args.activation)
@@ -237,14 +234,12 @@ def _convert(args) -> None:
 
 def _embed(args) -> None:
     """Embed pictures: features and keys as npz or Parquet."""
-    from clipjax.parallel import runtime
-
-    runtime.start()
+    _start()
     from clipjax.evaluation.export import export
 
     options = {"texts": args.texts, "batch_size": args.batch_size}
     options |= {"image_key": args.image_key, "caption_key": args.caption_key}
-    made = export(args.checkpoint, args.data, args.out, **options)
+    made = export(args.checkpoint, args.data, args.out, activation=args.activation, **options)
     captions = f" and {made['captions']:,} captions" if args.texts else ""
     print(f"{args.out}: {made['pictures']:,} pictures{captions}, {made['dimensions']} numbers each")
     if bad := made["unreadable"]:
@@ -253,13 +248,11 @@ def _embed(args) -> None:
 
 def _search(args) -> None:
     """Find the pictures nearest to texts or pictures."""
-    from clipjax.parallel import runtime
-
-    runtime.start()
+    _start()
     from clipjax.evaluation.search import search
 
     options = {"texts": args.text, "images": args.image, "count": args.count, "out": args.out, "data": args.data}
-    for found in search(args.embeddings, args.checkpoint, **options):
+    for found in search(args.embeddings, args.checkpoint, activation=args.activation, **options):
         print(found.query)
         for key, score in zip(found.keys, found.scores, strict=True):
             print(f"  {score:.4f}  {key}")
@@ -287,6 +280,13 @@ def _models(args) -> None:
     from clipjax.models.catalogue import table
 
     print(table())
+
+
+def _start() -> None:
+    """Prepare the devices, for the commands that compute."""
+    from clipjax.parallel import runtime
+
+    runtime.start()
 
 
 def _resolved(args):

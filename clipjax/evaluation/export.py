@@ -54,6 +54,7 @@ def export(
     batch_size: int = 64,
     image_key: str = "",
     caption_key: str = "",
+    activation: str | None = None,
 ) -> dict:
     """Write the features of the pictures at `data` (and, with `texts`, of their captions) to `out`, npz or Parquet.
 
@@ -64,7 +65,7 @@ def export(
     """
     out = _place(out)
     pictures = open_pictures(data, image_key, caption_key)
-    bundle = loaded(bundle_or_path)
+    bundle = loaded(bundle_or_path, activation)
     job = _job(bundle, pictures, texts=texts, batch_size=batch_size, image_key=image_key, caption_key=caption_key)
     if (known := stored.about(out)) and job.items() <= known.items():
         say(f"{out} is complete: nothing to do")
@@ -101,13 +102,13 @@ def open_pictures(data: str | Sequence[str], image_key: str = "", caption_key: s
     return Pictures(source, specs, os.path.join(os.path.commonpath(folders), "") if folders else "")
 
 
-def loaded(bundle_or_path: "Bundle | str | Path") -> "Bundle":
-    """The Bundle itself, or that of a checkpoint."""
+def loaded(bundle_or_path: "Bundle | str | Path", activation: str | None) -> "Bundle":
+    """The Bundle itself, or that of a checkpoint (`activation`: see `clipjax.load`)."""
     if not isinstance(bundle_or_path, str | os.PathLike):
         return bundle_or_path
     from clipjax.bundle import load
 
-    return load(bundle_or_path)
+    return load(bundle_or_path, activation=activation)
 
 
 class _Read(NamedTuple):

@@ -40,6 +40,7 @@ def search(
     count: int = 20,
     out: str | Path | None = None,
     data: Sequence[str] = (),
+    activation: str | None = None,
 ) -> list[Found]:
     """The `count` pictures nearest to each text and each picture; drawn as a page at `out`, if given.
 
@@ -51,7 +52,7 @@ def search(
     if count < 1:
         raise UserError(f"search: count={count} should be 1 or more.")
     file = stored.read(embeddings)
-    bundle = loaded(bundle_or_path)
+    bundle = loaded(bundle_or_path, activation)
     _check_same(file.about, embeddings, bundle)
     queries = [(text, False) for text in texts] + [(os.fspath(image), True) for image in images]
     rows = [bundle.encode_text(list(texts))] if texts else []

@@ -29,19 +29,21 @@ def evaluate(
     *,
     batch_size: int = 64,
     curves: list[dict] | None = None,
+    activation: str | None = None,
 ) -> list[Result]:
     """Score a checkpoint on the data sets at `data` and write `out`/report.json and `out`/report.html.
 
     `data` is a folder or several, in the layouts of datasets.py. Embeddings are kept in `out`/embeddings, for the next
     time. `curves` are lines of a metrics.jsonl; by default those of the run that the checkpoint lies in.
-    Raises UserError for a path that is no checkpoint and for data that cannot be scored.
+    `activation` is that of `clipjax.load`. Raises UserError for a path that is no checkpoint and for data that cannot
+    be scored.
     """
     datasets, out = open_datasets(data), folder(out)
     bundle = bundle_or_path
     if isinstance(bundle_or_path, str | Path):
         from clipjax.bundle import load
 
-        bundle = load(bundle_or_path)
+        bundle = load(bundle_or_path, activation=activation)
         curves = _curves(Path(bundle_or_path)) if curves is None else curves
     scored = [_scored(bundle, dataset, batch_size, _cache(out, dataset)) for dataset in datasets]
     _write(bundle, scored, out, curves or [])
