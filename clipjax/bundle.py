@@ -65,7 +65,10 @@ class Bundle:
         return preprocess(open_image(image), self.config.model.image)
 
     def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
-        """int32 [n, context_length]."""
+        """int32 [n, context_length]. Raises UserError where the model has fewer ids than the tokenizer."""
+        size, needed = self.config.model.text.vocab_size, text.END + 1
+        if size < needed:
+            raise UserError(f"{self.name}: a vocabulary of {size}, CLIP's tokenizer needs {needed}. Give token ids.")
         return text.tokenize(texts, self.config.model.text.context_length)
 
     def encode_image(self, pictures) -> np.ndarray:

@@ -182,6 +182,14 @@ def test_another_tokenizer_is_refused(workdir, tmp_path):
         clipjax.load(tmp_path / "5")
 
 
+def test_texts_are_refused_where_the_tokenizer_s_ids_are_no_rows_of_the_table(make, config):
+    small = dataclasses.replace(config.model, text=dataclasses.replace(config.model.text, vocab_size=100, end_token=99))
+    bundle = make()
+    bundle.config = dataclasses.replace(config, model=small)
+    with pytest.raises(UserError, match="a vocabulary of 100, CLIP's tokenizer needs 49408"):
+        bundle.encode_text(["a"])
+
+
 # --- every form of a checkpoint, in and out ---
 
 
