@@ -4,13 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from clipjax.config import Config
 from clipjax.data.batch import Batch
-from clipjax.images.preprocess import normalize
-from clipjax.losses import contrastive_loss_and_recall
-from clipjax.training.freeze import join, set_modes, split
+from clipjax.training.accumulation import make_loss_and_gradient
+from clipjax.training.freeze import join, split
 from clipjax.training.optimizer import learning_rate
 from clipjax.training.state import State
 
@@ -26,12 +24,11 @@ def make_step(config: Config, optimizer, graph, mesh):
     the tree of trained parameters.
     """
     schedule = learning_rate(config)
+    loss_and_gradient = make_loss_and_gradient(config, graph, mesh)
 
     def step(state: State, batch: Batch) -> tuple[State, dict]:
         before, frozen = split(config, state.params)
-        (loss, (recall, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            before, frozen, state.batch_stats, batch
-        )
+        loss, recall, stats, gradient = loss_and_gradient(before, frozen, state.batch_stats, batch)
         squares = _squares(gradient)  # [leaves]; one that is not finite tells of an element that is not
         finite = jnp.isfinite(loss) & jnp.isfinite(squares).all()
         updates, opt_state = optimizer.update(gradient, state.opt_state, before)
@@ -56,23 +53,6 @@ def make_step(config: Config, optimizer, graph, mesh):
             "gradient_finite": jnp.isfinite(squares),
         }
         return State(state.step + 1, params, stats, opt_state, skipped), metrics
-
-    def loss_of(trained, frozen, batch_stats, batch: Batch):
-        model = nnx.merge(graph, join(trained, frozen), batch_stats)
-        set_modes(config, model)
-        image = config.model.image
-        pixels = normalize(batch.images, image.mean, image.std)  # [B, height, width, 3] float32 global
-        features = model(pixels, batch.tokens)
-        loss, recall = contrastive_loss_and_recall(
-            features.image,
-            features.text,
-            features.logit_scale,
-            mesh=mesh,
-            block_size=config.loss.block_size,
-            method=config.loss.method,
-        )
-        stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        return loss, (recall, stats)
 
     return step
 
