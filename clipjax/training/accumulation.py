@@ -11,18 +11,20 @@ from clipjax.training.freeze import join, set_modes
 
 
 def make_loss_and_gradient(config: Config, graph, mesh):
-    """The function (trained, frozen, batch_stats, batch) -> (loss, recall, batch_stats, gradient) of a config.
+    """The function (trained, frozen, batch_stats, batch, step, loss_scale) -> (loss, recall, batch_stats, gradient).
 
-    loss and recall: float32 []; batch_stats: the running averages after this batch; gradient: a tree like `trained`.
+    step: int32 [], which random numbers are drawn for. loss_scale: float32 [], or None for 1: the gradient is that of
+    loss * loss_scale. loss and recall: float32 [], not scaled; batch_stats: the running averages after this batch;
+    gradient: a tree like `trained`.
     """
 
-    def loss_and_gradient(trained, frozen, batch_stats, batch: Batch):
-        (loss, (recall, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            trained, frozen, batch_stats, batch
+    def loss_and_gradient(trained, frozen, batch_stats, batch: Batch, step, loss_scale=None):
+        (_, (loss, recall, stats)), gradient = jax.value_and_grad(scaled_loss, has_aux=True)(
+            trained, frozen, batch_stats, batch, loss_scale
         )
         return loss, recall, stats, gradient
 
-    def loss_of(trained, frozen, batch_stats, batch: Batch):
+    def scaled_loss(trained, frozen, batch_stats, batch: Batch, loss_scale):
         model = nnx.merge(graph, join(trained, frozen), batch_stats)
         set_modes(config, model)
         image = config.model.image
@@ -37,6 +39,6 @@ def make_loss_and_gradient(config: Config, graph, mesh):
             method=config.loss.method,
         )
         stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-        return loss, (recall, stats)
+        return loss if loss_scale is None else loss * loss_scale, (loss, recall, stats)
 
     return loss_and_gradient

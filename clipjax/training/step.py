@@ -28,7 +28,7 @@ def make_step(config: Config, optimizer, graph, mesh):
 
     def step(state: State, batch: Batch) -> tuple[State, dict]:
         before, frozen = split(config, state.params)
-        loss, recall, stats, gradient = loss_and_gradient(before, frozen, state.batch_stats, batch)
+        loss, recall, stats, gradient = loss_and_gradient(before, frozen, state.batch_stats, batch, state.step)
         squares = _squares(gradient)  # [leaves]; one that is not finite tells of an element that is not
         finite = jnp.isfinite(loss) & jnp.isfinite(squares).all()
         updates, opt_state = optimizer.update(gradient, state.opt_state, before)
