@@ -95,7 +95,7 @@ class _OurTraining:
         from clipjax.data.batch import Batch
         from clipjax.text import tokenize
         from clipjax.training.feed import Feed
-        from clipjax.training.loop import compile_step
+        from clipjax.training.program import compile_step
 
         feed = Feed(self.config, self.mesh, np.arange(BATCH), iter([Batch(images, tokenize(captions))]), 1)
         if feed.length not in self.programs:

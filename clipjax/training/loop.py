@@ -12,22 +12,21 @@ import jax
 import numpy as np
 
 from clipjax import checkpoints
-from clipjax.bundle import Bundle, abstract_module, merge
+from clipjax.bundle import Bundle, merge
 from clipjax.config import Config, as_json, from_json, judge_devices, resolve
-from clipjax.data.batch import batch_spec
 from clipjax.data.pipeline import batches
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import open_datasets
 from clipjax.evaluation.suite import evaluate_live
-from clipjax.parallel.mesh import local_rows, make_mesh, replicated, row_sharding
+from clipjax.parallel.mesh import local_rows, make_mesh
 from clipjax.progress import Meter, say
 from clipjax.training.feed import Feed
 from clipjax.training.freeze import split
 from clipjax.training.guard import before_and_after
 from clipjax.training.optimizer import make_optimizer
+from clipjax.training.program import compile_step
 from clipjax.training.start import check_start, start_state
 from clipjax.training.state import State, abstract_state
-from clipjax.training.step import make_step
 from clipjax.training.telemetry import Telemetry, read_metrics
 from clipjax.trees import flatten
 
@@ -272,13 +271,3 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror}).") from None
-
-
-def compile_step(config: Config, optimizer, mesh, length: int):
-    """The compiled step for texts of `length` tokens: the state is donated and stays where the rules put it."""
-    state, rows = abstract_state(config, optimizer, mesh), row_sharding(mesh)
-    spec = batch_spec(config, length)
-    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), spec)
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_step(config, optimizer, abstract_module(config)[0], mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh))).lower(state, batch).compile()

@@ -5,18 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
 import clipjax
 from clipjax import checkpoints
-from clipjax.config import MeshConfig, resolve
+from clipjax.config import resolve
 from clipjax.errors import UserError
-from clipjax.parallel.mesh import make_mesh
-from clipjax.training import loop
 from clipjax.training.feed import Feed
 from clipjax.training.loop import Stopped, train
-from clipjax.training.optimizer import make_optimizer
-from clipjax.training.state import abstract_state
 from clipjax.trees import flatten
 
 DEVICES = jax.devices()
@@ -160,20 +155,6 @@ def test_evaluations_lie_beside_the_steps_and_the_best_stays(tiny, colour_folder
     scores = {step: np.mean([row["value"] for row in report["results"]]) for step, report in reports.items()}
     best = max(scores, key=lambda step: (scores[step], step))
     assert {int(item.name) for item in (tmp_path / "checkpoints").iterdir()} == {best, 6}
-
-
-@pytest.mark.slow
-def test_the_compiled_step_keeps_the_layout_that_the_rules_say(tiny):
-    tiny.model.image.heads = tiny.model.text.heads = 2
-    config, mesh = resolve(tiny), make_mesh(MeshConfig(2, 2, 2), DEVICES)
-    optimizer = make_optimizer(config)
-    program = loop.compile_step(config, optimizer, mesh, 16)
-    said = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
-    for sharding, kept, leaf in zip(
-        *map(jax.tree.leaves, (said, program.output_shardings[0], abstract_state(config, optimizer, mesh))), strict=True
-    ):
-        assert kept.is_equivalent_to(sharding, leaf.ndim)
-    assert program.input_shardings[0][1].images.spec == PartitionSpec(("data", "fsdp"))
 
 
 def test_mistakes_are_told_before_data_is_opened(tiny, tmp_path):

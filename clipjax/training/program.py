@@ -1,0 +1,47 @@
+"""The compiled step: traced from shapes alone, so that it can be made for devices that are not here."""
+
+import jax
+
+from clipjax.bundle import abstract_module
+from clipjax.config import Config
+from clipjax.data.batch import Batch, batch_spec
+from clipjax.parallel.mesh import replicated, row_sharding
+from clipjax.training.memory import check_fit, device_limit, exhausted, program_bytes, shard_bytes
+from clipjax.training.state import State, abstract_state
+from clipjax.training.step import make_step
+
+
+def compile_step(config: Config, optimizer, mesh, length: int):
+    """The compiled step for texts of `length` tokens: the state is donated and stays where the rules put it.
+
+    Raises UserError, naming the knobs, where it does not fit into the memory of the mesh's devices.
+    """
+    sizes, limit = dict(mesh.shape), device_limit(mesh)
+    state, batch = step_arguments(config, optimizer, mesh, length)
+    held = shard_bytes(state)
+    check_fit(config, sizes, held + shard_bytes(batch), limit, held)  # before minutes of compiling
+    try:
+        program = trace_step(config, optimizer, mesh, length).lower().compile()
+    except jax.errors.JaxRuntimeError as error:  # compilers for TPU say it themselves
+        if found := exhausted(str(error)):
+            check_fit(config, sizes, *found, held)
+        raise
+    check_fit(config, sizes, program_bytes(program), limit, held)
+    return program
+
+
+def trace_step(config: Config, optimizer, mesh, length: int):
+    """The step as `jax.stages.Traced`: its jaxpr, and what `lower` and `compile` make a program of."""
+    arguments = step_arguments(config, optimizer, mesh, length)
+    places = jax.tree.map(lambda leaf: leaf.sharding, arguments[0])
+    step = make_step(config, optimizer, abstract_module(config)[0], mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh))).trace(*arguments)
+
+
+def step_arguments(config: Config, optimizer, mesh, length: int) -> tuple[State, Batch]:
+    """Shapes, dtypes and shardings of the state and of a global batch with texts of `length` tokens."""
+    rows = row_sharding(mesh)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), batch_spec(config, length)
+    )
+    return abstract_state(config, optimizer, mesh), batch
