@@ -5,5 +5,5 @@ PYTHON ?= .venv/bin/python
 check:
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
-	$(PYTHON) -m mypy clipjax/config clipjax/checkpoints.py clipjax/cli.py
+	$(PYTHON) -m mypy clipjax/config clipjax/checkpoints.py clipjax/cli
 	$(PYTHON) -m pytest -q -n auto

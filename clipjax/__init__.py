@@ -1,4 +1,4 @@
-"""clipjax: train, adapt and evaluate CLIP in JAX. `load`, `train`, `evaluate` and `convert` are its face in Python."""
+"""clipjax: train, adapt and evaluate CLIP in JAX. In Python: `load`, `train`, `evaluate`, `convert`, `plan`."""
 
 import importlib
 
@@ -8,6 +8,7 @@ _FACE = {
     "convert": "clipjax.bundle",
     "train": "clipjax.training.loop",
     "evaluate": "clipjax.evaluation.suite",
+    "plan": "clipjax.planning.plan",
     "UserError": "clipjax.errors",
 }
 __all__ = sorted(_FACE)

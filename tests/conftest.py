@@ -8,6 +8,8 @@ import tarfile
 # Compiled programs and indexes are kept between runs of the tests, not among the user's own.
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache"
 os.environ["CLIPJAX_CACHE"] = str(CACHE)
+# Neither here nor in the processes that tests start is an accelerator looked for, whatever plugins are installed.
+os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling takes most of the time of small runs: optimise little, here and in the processes that tests start.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 

@@ -46,6 +46,12 @@ def config(tmp_path):
         (["search", "--embeddings=F.npz", "--checkpoint=C", "--out=P"], "nothing is asked"),
         (["interpolate", "A", "B"], "give --data and --out to score, or --save"),
         (["interpolate", "A", "B", "--data=D", "--out=O", "--alphas=0,2"], "alphas: [0.0, 2.0] should be numbers"),
+        (["plan", "--config=CONFIG"], "required: --topology"),
+        (["plan", "--config=CONFIG", "--topology=v9:4x4"], "topology: 'v9:4x4' is not known. There are: v5e, v6e as"),
+        (["plan", "--config=CONFIG", "--topology=cpu:4", "--config.mesh.fsdp=3"], "mesh: fsdp=3 x tensor=1 does not"),
+        (["plan", "--config=CONFIG", "--topology=cpu:3"], "batch_size: 8 does not divide by mesh.data=3"),
+        (["plan", "--config=CONFIG", "--topology=cpu:2", "--config.mesh.tensor=2"], "heads: 1 does not divide by mesh"),
+        (["plan", "--config=CONFIG", "--topology=cpu:2", "--config.micro_batch_size=3"], "micro_batch_size: 3"),
         (["prepare", "imagenet", "--out=O"], "invalid choice: 'imagenet'"),
         (["evaluate", "--config.seed=1", "--checkpoint=C", "--data=D", "--out=O"], "--config.seed=1: not an option"),
     ],
@@ -118,3 +124,10 @@ def test_inspect_and_prepare_print_what_they_found(config, shards, tmp_path, cap
     assert "40" in capsys.readouterr().out
     assert cli.main(["prepare", "demo", f"--out={tmp_path}/demo"]) == 0
     assert (tmp_path / "demo/zeroshot/classnames.txt").is_file()
+
+
+@pytest.mark.slow
+def test_a_plan_prints_one_json_object_and_nothing_else(config, capfd):
+    assert cli.main(["plan", f"--config={config}", "--topology=cpu:2", "--json"]) == 0
+    made = json.loads(capfd.readouterr().out)
+    assert made["fits"] and made["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1}

@@ -6,6 +6,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from clipjax.cli import arguments
 from clipjax.errors import UserError
 from clipjax.progress import say
 
@@ -19,19 +20,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate_main(argv: Sequence[str] | None = None) -> int:
     """`clipjax-evaluate …`: the evaluation alone; it loads no training code."""
-    parser = _Parser(prog="clipjax-evaluate", description=_evaluate.__doc__, allow_abbrev=False)
-    _evaluate_arguments(parser)
+    parser = arguments.Parser(prog="clipjax-evaluate", description=_evaluate.__doc__, allow_abbrev=False)
+    arguments.evaluate_arguments(parser)
+    parser.set_defaults(function=_evaluate)
     return _run(parser, argv)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(f"{message}. See {self.prog} --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="clipjax", description="Train, adapt and evaluate CLIP in JAX.", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    parser = arguments.Parser(prog="clipjax", description="Train, adapt and evaluate CLIP in JAX.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=arguments.Parser)
 
     def add(name: str, function, example: str):
         command = commands.add_parser(
@@ -48,14 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     command = add(
         "train", _train, "clipjax train --config=configs/demo.py --workdir=runs/demo --config.total_steps=100"
     )
-    _config_arguments(command)
+    arguments.config_arguments(command)
     command.add_argument("--workdir", required=True, help="where the run lives; a run found there goes on")
 
     command = add("evaluate", _evaluate, "clipjax evaluate --checkpoint=runs/demo --data=photos --out=report")
-    _evaluate_arguments(command)
+    arguments.evaluate_arguments(command)
 
     command = add("interpolate", _interpolate, "clipjax interpolate runs/base runs/tuned --data=pets --out=between")
-    _interpolate_arguments(command)
+    arguments.interpolate_arguments(command)
 
     command = add("convert", _convert, "clipjax convert ViT-B-32.pt clip-vit-base-patch32 --to=huggingface")
     command.add_argument("source", metavar="SRC", help="a checkpoint, a file or folder of weights, or hf:OWNER/NAME")
@@ -63,17 +60,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--to", required=True, metavar="FORMAT", help="orbax, flax, huggingface, openai, open_clip, onnx or stablehlo"
     )
-    _activation_argument(command)
+    arguments.activation_argument(command)
 
     command = add("embed", _embed, "clipjax embed --checkpoint=runs/demo --data=photos --out=photos.npz")
-    _embed_arguments(command)
+    arguments.embed_arguments(command)
 
     command = add(
         "search",
         _search,
         "clipjax search --embeddings=photos.npz --checkpoint=runs/demo --text='a red circle' --out=found.html",
     )
-    _search_arguments(command)
+    arguments.search_arguments(command)
 
     command = add("prepare", _prepare, "clipjax prepare demo --out=runs/demo/data")
     command.add_argument("name", choices=["demo"], help="the data set to make")
@@ -81,80 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0)
 
     command = add("inspect", _inspect, "clipjax inspect --config=configs/flickr8k.py --config.data.train='D/*.tar'")
-    _config_arguments(command)
+    arguments.config_arguments(command)
+
+    command = add("plan", _plan, "clipjax plan --config=configs/vit_l14.py --topology=v5e:16x16 --config.mesh.fsdp=16")
+    arguments.plan_arguments(command)
 
     add("models", _models, "clipjax models")
     return parser
-
-
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
-    parser.add_argument(
-        "--config.KEY", dest="_", metavar="VALUE", help="override one key, such as --config.batch_size=64"
-    )
-    parser.set_defaults(function_takes_overrides=True)
-
-
-def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(function=_evaluate)
-    _checkpoint_argument(parser)
-    parser.add_argument("--data", required=True, action="append", help="a folder to score; may be given several times")
-    parser.add_argument("--out", required=True, help="where report.json and report.html go")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures encoded at a time (default %(default)s)")
-
-
-def _interpolate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("zero", metavar="ZERO", help="the checkpoint before fine-tuning: alpha 0")
-    parser.add_argument("fine", metavar="FINE", help="the checkpoint after it: alpha 1")
-    parser.add_argument("--data", action="append", default=[], help="a folder to score; may be given several times")
-    parser.add_argument("--out", help="where report.json and report.html go")
-    parser.add_argument("--alphas", metavar="LIST", help="which models to score (default 0,0.1,0.2 and so on to 1)")
-    parser.add_argument("--save", metavar="DST", help="write the model of --alpha as a checkpoint")
-    parser.add_argument("--alpha", type=float, default=0.5, help="the model to save (default %(default)s)")
-    _activation_argument(parser)
-
-
-def _checkpoint_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="a run, a checkpoints/STEP of it, weights, hf:OWNER/NAME")
-    _activation_argument(parser)
-
-
-def _activation_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--activation", choices=["quick_gelu", "gelu"], help="what a bare file of weights does not say of itself"
-    )
-
-
-def _embed_arguments(parser: argparse.ArgumentParser) -> None:
-    _checkpoint_argument(parser)
-    parser.add_argument(
-        "--data",
-        required=True,
-        action="append",
-        metavar="SOURCE",
-        help="a folder of pictures, tars, a table, whatever training reads; may be given several times",
-    )
-    parser.add_argument(
-        "--out", required=True, metavar="FILE", help="FILE.npz or FILE.parquet; again after a stop: it goes on"
-    )
-    parser.add_argument("--texts", action="store_true", help="embed the captions too")
-    parser.add_argument(
-        "--batch-size", type=int, default=64, help="pictures encoded at a time on a device (default %(default)s)"
-    )
-    parser.add_argument("--image-key", default="", help="column or extension of the pictures, if not a usual one")
-    parser.add_argument("--caption-key", default="", help="column, extension or JSON key of the captions, the same")
-
-
-def _search_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--embeddings", required=True, metavar="FILE", help="what `clipjax embed` wrote")
-    _checkpoint_argument(parser)
-    parser.add_argument("--text", action="append", default=[], help="what to look for; may be given several times")
-    parser.add_argument("--image", action="append", default=[], metavar="PATH", help="a picture to find the like of")
-    parser.add_argument("--count", type=int, default=20, help="pictures to show for each (default %(default)s)")
-    parser.add_argument("--out", required=True, metavar="PAGE.html", help="the page to draw")
-    parser.add_argument(
-        "--data", action="append", default=[], metavar="SOURCE", help="where the pictures lie now, if they were moved"
-    )
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
@@ -273,6 +203,19 @@ def _inspect(args) -> None:
     from clipjax.data.inspect import inspect
 
     print(inspect(_resolved(args)))
+
+
+def _plan(args) -> None:
+    """Say whether a config fits a machine, and how fast it can be."""
+    from clipjax.config import resolve
+    from clipjax.config.files import read
+    from clipjax.planning.plan import plan
+    from clipjax.planning.search import search
+    from clipjax.planning.table import as_json, table
+
+    config = resolve(read(args.config, args.overrides))
+    made = (search if args.search else plan)(config, args.topology)
+    print((as_json if args.json else table)(made, args.price_per_chip_hour))
 
 
 def _models(args) -> None:
