@@ -21,12 +21,13 @@ class Chip(NamedTuple):
     slice_rate: float
     clock: float
     devices: int = 1
+    config: str = ""  # of libtpu, where its default is not how JAX runs the chip: v4's two cores are one device
 
 
 # Rates: Google Cloud's "System architecture" pages of each version; links and the network between slices: "How to
 # Scale Your Model", chapter 2. Clocks: flops / (matrix units x 2 x their side²); only v5e's was held against a product.
 TPUS = {
-    "v4": Chip(275e12, round(15.25 * 2**30), 1200e9, 45e9, 3, 4, 6.25e9, 1.05e9, devices=2),
+    "v4": Chip(275e12, round(30.75 * 2**30), 1200e9, 45e9, 3, 4, 6.25e9, 1.05e9, config="megacore"),
     "v5e": Chip(197e12, round(15.75 * 2**30), 819e9, 50e9, 2, 16, 3.125e9, 1.5e9),
     "v5p": Chip(459e12, round(95.74 * 2**30), 2765e9, 100e9, 3, 4, 6.25e9, 1.75e9),
     "v6e": Chip(918e12, round(31.25 * 2**30), 1638e9, 100e9, 2, 16, 12.5e9, 1.75e9),

@@ -68,8 +68,9 @@ class Plan:
 
     @property
     def useful_seconds(self) -> float:
-        """Time of `flops_per_step` alone at the full rate of the matrix units."""
-        return self.flops_per_step / (self.found["devices"] * self.found["rates"]["flops"])
+        """Time of `flops_per_step` alone at the full rate of the matrix units, less what our last blocks do without."""
+        useful = min(self.flops_per_step, self.found["executed"])
+        return useful / (self.found["devices"] * self.found["rates"]["flops"])
 
     @property
     def utilisation(self) -> float | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from clipjax.config import Config, resolve
@@ -11,6 +12,7 @@ from clipjax.planning.candidate import SECONDS, examine
 from clipjax.planning.plan import Plan, check
 from clipjax.planning.topology import Topology, machine
 from clipjax.progress import say
+from clipjax.training.memory import in_words
 
 _REMATS = ("none", "dots", "block")
 _PARTS = (1, 2, 4, 8)
@@ -25,28 +27,51 @@ def search(config: Any, topology: str, *, seconds: float = SECONDS) -> Plan:
     config = config if isinstance(config, Config) else resolve(config)
     place = machine(topology)
     check(_with(config, "none", 1, 1), place)
-    began, found, longest = time.monotonic(), [], 0.0
-    for level in levels(config, place):
-        fitting = 0
-        for candidate in level:
-            left = seconds - (time.monotonic() - began)
-            if found and left < 1.5 * longest:
-                return best(found)
-            start = time.monotonic()
-            made = _examine(candidate, place, left)
-            if made is None:
-                continue
-            took = time.monotonic() - start
-            say(f"{describe(candidate)}: {_verdict(made)} ({took:.0f} s)")
-            found.append(made)
-            if not made.fits:
-                break  # the others of a level need more memory
-            fitting, longest = fitting + 1, max(longest, took)
-        if sum(plan.fits for plan in found) > fitting > 0:
-            break  # the level before fitted as well: those below compute more
-    if not found:
+    attempts = _Attempts(place, seconds)
+    for first, *others in levels(config, place):
+        before = len(attempts.fitting)
+        if not attempts.time_is_left():
+            break
+        if (plan := attempts.make(first)) is None or not plan.fits:
+            continue  # the others of the level need more memory
+        with ThreadPoolExecutor(2) as pool:  # a compiler keeps one core busy, and 2 to 6 GB
+            list(pool.map(attempts.make, others if attempts.time_is_left() else ()))
+        if before:
+            break  # a level before fitted as well: those below compute more
+    if not attempts.plans:
         raise UserError(f"batch_size: {config.batch_size} cannot be divided over {place.name}. Give a multiple of 64.")
-    return best(found)
+    return best(attempts.plans)
+
+
+class _Attempts:
+    """The plans made so far, and the time that is left for others."""
+
+    def __init__(self, place: Topology, seconds: float):
+        self.place, self.plans, self.longest = place, [], 0.0
+        self.end = time.monotonic() + seconds
+
+    @property
+    def fitting(self) -> list[Plan]:
+        return [plan for plan in self.plans if plan.fits]
+
+    def time_is_left(self) -> bool:
+        """Whether another one can be compiled, going by the longest so far; always while nothing fits."""
+        return not self.fitting or self.end - time.monotonic() > 1.5 * self.longest
+
+    def make(self, candidate: Config) -> Plan | None:
+        """The plan of a candidate, kept and told in a line; None if it may not run so, or takes too long."""
+        began = time.monotonic()
+        try:
+            check(candidate, self.place)
+            plan = Plan(candidate, self.place.name, examine(candidate, self.place, max(self.end - began, 1.0)))
+        except UserError as error:
+            say(f"{describe(candidate)}: {error}")
+            return None
+        took = time.monotonic() - began
+        say(f"{describe(candidate)}: {_verdict(plan)} ({took:.0f} s)")
+        self.plans.append(plan)
+        self.longest = max(self.longest, took if plan.fits else 0)
+        return plan
 
 
 def best(plans: list[Plan]) -> Plan:
@@ -91,19 +116,7 @@ def _fsdp_sizes(config: Config, place: Topology) -> list[int]:
     return sorted({size for size in (total, side, 1) if total % size == 0}, reverse=True)
 
 
-def _examine(config: Config, place: Topology, seconds: float) -> Plan | None:
-    """The plan of a candidate; None if it may not run so, or takes too long."""
-    try:
-        check(config, place)
-        return Plan(config, place.name, examine(config, place, seconds))
-    except UserError as error:
-        say(f"{describe(config)}: {error}")
-        return None
-
-
 def _verdict(plan: Plan) -> str:
-    from clipjax.training.memory import in_words
-
     size = f"{in_words(plan.bytes_per_chip['total'])} of {in_words(plan.chip_memory_bytes)}"
     if not plan.fits:
         return f"does not fit, {size}"

@@ -68,6 +68,8 @@ def find_devices(place: Topology, slices: int = 1) -> list:
     from jax.experimental import topologies
 
     options = {"num_slices": slices} if slices > 1 else {}
+    if place.chip.config:
+        options["chip_config_name"] = place.chip.config
     if math.prod(place.shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:

@@ -24,7 +24,7 @@ def test_the_clock_makes_the_rate_with_a_whole_number_of_matrix_units(name):
 
 
 def test_the_devices_of_a_chip_share_what_it_does():
-    assert rates(TPUS["v4"], "here").flops == 275e12 / 2
+    assert rates(TPUS["tpu7x"], "here").flops == 2307e12 / 2
     assert rates(GPUS["NVIDIA H200"], "there")._asdict()["source"] == "there"
 
 

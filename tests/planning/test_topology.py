@@ -12,7 +12,7 @@ from clipjax.planning.topology import find_devices, machine, require_libtpu
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [("v5e:16x16", 256), ("v6e:4x4", 16), ("v5p:4x4x4", 64), ("v4:2x2x1", 8), ("tpu7x:2x2x1", 8), ("cpu:8", 8)],
+    [("v5e:16x16", 256), ("v6e:4x4", 16), ("v5p:4x4x4", 64), ("v4:2x2x1", 4), ("tpu7x:2x2x1", 8), ("cpu:8", 8)],
 )
 def test_a_machine_has_so_many_devices(name, devices):
     assert machine(name).devices == devices
