@@ -1,8 +1,9 @@
-"""The contrastive loss: its time beside the dense form's on one device, and its memory on eight, compiled, not run.
+"""The contrastive loss: its time beside the dense form's on one device, and its memory, compiled, not run.
 
 python benchmarks/loss.py
 """
 
+import statistics
 import time
 
 import jax
@@ -17,13 +18,24 @@ E = 512
 def main():
     jax.config.update("jax_num_cpu_devices", 8)
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}; value and gradient, E = {E}, float32\n")
-    print("one device: seconds (the quicker of several turns)\n      N   dense  blockwise  blockwise/dense")
-    for n, turns in ((4096, 6), (8192, 3)):
-        dense, blockwise = quickest((dense_loss, contrastive_loss), n, turns)
-        print(f"{n:7d} {dense:7.2f} {blockwise:10.2f} {blockwise / dense:16.2f}")
-    print("\neight devices, compiled temporary memory a device\n      N  method   MiB")
-    for method in ("ring", "gather"):
-        print(f"{32768:7d}  {method:6s} {temporary_bytes(32768, method) / 2**20:5.0f}")
+    print("compiled temporary memory a device\n      N  devices  method      MiB")
+    for n, devices, method in (
+        (32768, 1, "auto"),
+        (32768, 8, "ring"),
+        (32768, 8, "gather"),
+        (2**20, 8, "auto"),
+    ):
+        print(f"{n:7d} {devices:8d}  {method:6s} {temporary_bytes(n, devices, method) / 2**20:8.0f}", flush=True)
+    print("\none device, medians of rounds in turn: seconds by the clock, of the processors, and their ratios")
+    print("      N   dense  blockwise  ratio  dense  blockwise  ratio")
+    for n, rounds in ((4096, 9), (8192, 5)):
+        taken = turns((dense_loss, contrastive_loss), n, rounds)  # [rounds][losses](clock, processors)
+        figures = []
+        for i in (0, 1):
+            dense, blockwise = ([times[j][i] for times in taken] for j in (0, 1))
+            ratio = statistics.median(y / x for x, y in zip(dense, blockwise, strict=True))
+            figures.append(f"{statistics.median(dense):6.2f} {statistics.median(blockwise):10.2f} {ratio:6.2f}")
+        print(f"{n:7d}  {'  '.join(figures)}", flush=True)
 
 
 def dense_loss(image, text, scale):
@@ -33,25 +45,28 @@ def dense_loss(image, text, scale):
     return 0.5 * sum(jnp.mean(jax.nn.logsumexp(logits, axis) - own) for axis in (0, 1))
 
 
-def quickest(losses, n, turns):
-    """Fewest seconds of value and gradient of each loss; they take turns, so that a busy machine slows all alike."""
+def turns(losses, n, rounds):
+    """Seconds (clock, processors) of value and gradient of each loss in each round, so that a busy machine slows all
+    alike."""
     image, text = jax.random.normal(jax.random.key(0), (2, n, E))
     arguments = [x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (image, text)] + [jnp.float32(1 / 0.07)]
     steps = [jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))) for loss in losses]
     for step in steps:
         jax.block_until_ready(step(*arguments))  # compiles
-    seconds = [[] for _ in steps]
-    for _ in range(turns):
-        for step, taken in zip(steps, seconds, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(step(*arguments))
-            taken.append(time.perf_counter() - start)
-    return [min(taken) for taken in seconds]
+    return [[_seconds(step, arguments) for step in steps] for _ in range(rounds)]
 
 
-def temporary_bytes(n, method):
-    """Bytes that value and gradient take on each of 8 devices beside their arguments and results."""
-    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+def _seconds(step, arguments):
+    clock, processors = time.perf_counter(), time.process_time()
+    jax.block_until_ready(step(*arguments))
+    return time.perf_counter() - clock, time.process_time() - processors
+
+
+def temporary_bytes(n, devices, method):
+    """Bytes that value and gradient take on each device beside their arguments and results."""
+    mesh = jax.make_mesh(
+        (devices, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices]
+    )
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     features = jax.ShapeDtypeStruct((n, E), jnp.float32, sharding=rows)
     scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))

@@ -5,17 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax import Array, lax
 
-from clipjax.errors import UserError
-from clipjax.losses import gather, ring, tiles
-
-_ROW_AXES = ("data", "fsdp")
-_ROWS, _ALL = PartitionSpec(_ROW_AXES), PartitionSpec()
-_METHODS = {"ring": ring, "gather": gather}
-# "auto" gathers while all texts and their float32 gradient fit into this; beyond, the ring saves more than it costs.
-_GATHER_BYTES = 64 * 2**20
+from clipjax.losses import tiles
+from clipjax.losses.devices import ALL, ROWS, Merge, lay_out, scalar
 
 
 def contrastive_loss(image_features, text_features, logit_scale, *, mesh=None, block_size=1024, method="auto"):
@@ -45,108 +38,137 @@ def contrastive_loss_and_recall(
     wins. Arguments and errors as in `contrastive_loss`.
     """
     image, text = jnp.asarray(image_features), jnp.asarray(text_features)
-    scale = jnp.asarray(logit_scale, jnp.float32)
-    _check(image, text, scale, mesh, block_size, method)
-    if mesh is not None:
-        image, text = jax.device_put((image, text), NamedSharding(mesh, _ROWS))
-        scale = jax.device_put(scale, NamedSharding(mesh, _ALL))
-    return _compiled(image, text, scale, _Plan(mesh, block_size, _pick(method, mesh, text)))
-
-
-def _check(image, text, scale, mesh, block_size, method):
-    if image.ndim != 2 or image.shape != text.shape or image.shape[0] == 0:
-        raise UserError(f"loss: features have shapes {image.shape} and {text.shape}, expected the same [B, E] twice.")
-    if image.dtype != text.dtype or image.dtype not in (jnp.float32, jnp.bfloat16):
-        raise UserError(
-            f"loss: features are {image.dtype} and {text.dtype}, expected float32 or bfloat16 for both. Cast them."
-        )
-    if scale.shape != ():
-        raise UserError(f"loss: logit_scale has shape {scale.shape}, expected a scalar.")
-    if block_size < 1:
-        raise UserError(f"loss.block_size: {block_size}, expected at least 1.")
-    if method not in (*_METHODS, "auto"):
-        raise UserError(f"loss.method: {method!r}, expected one of {', '.join(_METHODS)}, auto.")
-    if mesh is None:
-        return
-    if not set(_ROW_AXES) <= set(mesh.axis_names):
-        raise UserError(f"loss: the mesh has axes {mesh.axis_names}, expected 'data' and 'fsdp' among them.")
-    if image.shape[0] % _row_devices(mesh):
-        raise UserError(
-            f"loss: {image.shape[0]} rows over {_row_devices(mesh)} devices (mesh.data x mesh.fsdp) leave a remainder. "
-            "Choose a batch size that they divide."
-        )
-
-
-def _row_devices(mesh):
-    return mesh.shape["data"] * mesh.shape["fsdp"]
-
-
-def _pick(method, mesh, text):
-    if mesh is None or _row_devices(mesh) == 1:
-        return "gather"  # nothing to exchange: the tiles alone
-    if method == "auto":
-        return "gather" if text.size * (text.dtype.itemsize + 4) <= _GATHER_BYTES else "ring"
-    return method
-
-
-class _Plan(NamedTuple):
-    mesh: Mesh | None
-    block_size: int
-    method: str
-
-    @property
-    def axes(self):
-        return () if self.mesh is None else _ROW_AXES
-
-    def on_mesh(self, function, in_specs, out_specs):
-        """`function` of this device's rows -> the same of global arrays."""
-        if self.mesh is None:
-            return function
-        return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
-
-    def blocks(self, image, text):
-        """(image Block, text Block) of this device's rows."""
-        first = lax.axis_index(self.axes) * image.shape[0]
-        return [tiles.block(x, first, self.block_size) for x in (image, text)]
+    layout = lay_out(image, text, mesh, block_size, method)
+    (image, text), scale = layout.place((image, text), scalar(logit_scale, "logit_scale"))
+    return _compiled(image, text, scale, layout)
 
 
 # The gradient is defined outside of shard_map, between its two halves: inside, what autodiff does with the cotangents
 # of replicated arguments depends on check_vma.
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _loss_and_recall(image, text, scale, plan):
-    return _forward(image, text, scale, plan)[0]
+def _loss_and_recall(image, text, scale, layout):
+    return _forward(image, text, scale, layout)[0]
 
 
-def _forward(image, text, scale, plan):
+def _forward(image, text, scale, layout):
     """((loss, recall), what the gradient needs: the arguments and the two logsumexps, in their parts)."""
 
     def here(image, text, scale):  # [b, E] this device
-        b, n = image.shape[0], lax.axis_size(plan.axes)
-        images, texts = plan.blocks(image, text)
-        found, text_sums = _METHODS[plan.method].forward(images, texts, scale, plan.axes)
+        b, n = image.shape[0], lax.axis_size(layout.axes)
+        images, texts = layout.blocks(image, text)
+        seen = tiles.nothing_seen(images.ids)
+        against = partial(_sum, scale)
+        (seen, total), text_sums = layout.visit(
+            against, images, texts, (seen, jnp.zeros_like(seen.best)), _no_sums, _merge(scale)
+        )
+        image_sums = Sums(seen.best, total)
         # Cosines are subtracted before they are scaled, so that a small loss at a large scale keeps its digits.
-        losses = [scale * (x.best - found.own) + jnp.log(x.total) for x in (found.sums, text_sums)]  # [tiles, t]
-        loss, hits = (tiles.uncut(x, b) for x in (losses[0] + losses[1], found.nearest == images.ids))
+        losses = [scale * (x.best - seen.own) + jnp.log(x.total) for x in (image_sums, text_sums)]  # [tiles, t]
+        loss, hits = (tiles.uncut(x, b) for x in (losses[0] + losses[1], seen.nearest == images.ids))
         means = loss.sum() / (2 * b * n), hits.sum(dtype=jnp.float32) / (b * n)
-        return lax.psum(means, plan.axes), (found.sums, text_sums)
+        return lax.psum(means, layout.axes), (image_sums, text_sums)
 
-    outputs, sums = plan.on_mesh(here, (_ROWS, _ROWS, _ALL), (_ALL, _ROWS))(image, text, scale)
+    outputs, sums = layout.on_mesh(here, (ROWS, ROWS, ALL), (ALL, ROWS))(image, text, scale)
     return outputs, (image, text, *sums, scale)
 
 
-def _backward(plan, kept, cotangents):
+def _backward(layout, kept, cotangents):
     def here(image, text, image_sums, text_sums, scale, cotangent):  # [b, E], Sums [tiles, t] this device
-        b, n = image.shape[0], lax.axis_size(plan.axes)
+        b, n = image.shape[0], lax.axis_size(layout.axes)
+        images, texts = layout.blocks(image, text)
+        mine = jnp.zeros_like(images.features, jnp.float32), jnp.zeros_like(image_sums.best)
+        (d_image, d_scale), d_text = layout.visit(
+            partial(_gradient, scale), (images, image_sums), (texts, text_sums), mine, _no_gradient
+        )
         weight = cotangent / (2 * b * n)
-        images, texts = plan.blocks(image, text)
-        backward = _METHODS[plan.method].backward
-        d_image, d_text, d_scale = backward(images, texts, image_sums, text_sums, scale, weight, plan.axes)
-        d_image, d_text = (tiles.uncut(x, b).astype(image.dtype) for x in (d_image, d_text))
-        return d_image, d_text, lax.psum(d_scale, plan.axes)
+        d_image, d_text = (
+            (weight * scale * tiles.uncut(x, b)).astype(image.dtype) for x in (d_image, d_text.swapaxes(1, 2))
+        )
+        return d_image, d_text, weight * lax.psum(d_scale.sum(), layout.axes)
 
-    in_specs, out_specs = (_ROWS, _ROWS, _ROWS, _ROWS, _ALL, _ALL), (_ROWS, _ROWS, _ALL)
-    return plan.on_mesh(here, in_specs, out_specs)(*kept, cotangents[0])
+    in_specs, out_specs = (ROWS, ROWS, ROWS, ROWS, ALL, ALL), (ROWS, ROWS, ALL)
+    return layout.on_mesh(here, in_specs, out_specs)(*kept, cotangents[0])
 
 
 _loss_and_recall.defvjp(_forward, _backward)
 _compiled = jax.jit(_loss_and_recall, static_argnums=3)
+
+
+class Sums(NamedTuple):
+    """A running logsumexp over cosines u: logsumexp(scale * u) = scale * best + log(total). Both float32.
+
+    The maximum is kept in cosines, so that the largest term is exactly exp(0) at any scale. Needs scale > 0.
+    """
+
+    best: Array
+    total: Array
+
+
+def _no_sums(columns):
+    best = tiles.nothing_seen(columns.ids).best
+    return Sums(best, jnp.zeros_like(best))
+
+
+def _merge(scale):
+    """The Merge of Sums over disjoint sets of cosines."""
+
+    def two(x, y):
+        best = jnp.maximum(x.best, y.best)
+        return Sums(best, _rescaled(x, best, scale) + _rescaled(y, best, scale))
+
+    def scatter(sums, axes):
+        best = lax.pmax(sums.best, axes)
+        total = lax.psum_scatter(_rescaled(sums, best, scale), axes, tiled=True)
+        k = total.shape[0]
+        return Sums(lax.dynamic_slice_in_dim(best, lax.axis_index(axes) * k, k), total)
+
+    return Merge(two, scatter)
+
+
+def _rescaled(sums, best, scale):
+    return sums.total * jnp.exp(scale * (sums.best - best))
+
+
+def _sum(scale, row):
+    """First pass, each logit once: what has been seen and summed by rows, the Sums of columns."""
+
+    def meet(column, mine, sums):
+        u = tiles.cosines(row, column)  # [t rows, t columns]
+        seen, total = tiles.look(mine[0], u, row, column), mine[1]
+        total = _rescaled(Sums(mine[0].best, total), seen.best, scale)
+        total = total + jnp.sum(jnp.exp(scale * (u - seen.best[:, None])), axis=1)
+        best = jnp.maximum(sums.best, jnp.max(u, axis=0))
+        column_total = _rescaled(sums, best, scale) + jnp.sum(jnp.exp(scale * (u - best[None, :])), axis=0)
+        return (seen, total), Sums(best, column_total)
+
+    return meet
+
+
+def _no_gradient(columns):
+    """Zeros [tiles, E, t]: transposed, so that each matrix product of a tile reads its left side along rows."""
+    return jnp.zeros_like(columns[0].features.swapaxes(1, 2), jnp.float32)
+
+
+def _gradient(scale, row_and_sums):
+    """Second pass, each logit once more: gradients of (all logsumexps of rows and columns - 2 * all own logits).
+
+    By rows of d_row / scale [t, E] and d_scale [t], by columns of d_column / scale [E, t].
+    """
+    row, r = row_and_sums
+    turned = row.features.T  # [E, t]
+
+    def meet(column_and_sums, mine, d_column):
+        column, c = column_and_sums
+        d_row, d_scale = mine
+        u = tiles.matmul(row.features, column.features, 1, 1)  # [t rows, t columns]
+        # Not exp(logit - logsumexp): at scale 100 the rounding of a logsumexp would tilt its whole row by 4e-6.
+        g = jnp.exp(scale * (u - r.best[:, None])) / r.total[:, None]
+        g = g + jnp.exp(scale * (u - c.best[None, :])) / c.total[None, :] - 2.0 * tiles.pairs(row, column)
+        out = tiles.left_out(row, column)
+        g = g if out is None else jnp.where(out, 0.0, g)  # exp may overflow where nothing was summed
+        d_scale = d_scale + jnp.sum(g * u, axis=1)
+        # The pairs are already subtracted, so that rounding to bf16 is relative to what is left of the gradient.
+        g = g.astype(row.features.dtype)
+        return (d_row + tiles.matmul(g, column.features, 1, 0), d_scale), d_column + tiles.matmul(turned, g, 1, 0)
+
+    return meet

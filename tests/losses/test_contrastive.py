@@ -1,5 +1,7 @@
 """The contrastive loss equals the dense one on any mesh, by any method, in blocks of any size."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from clipjax.errors import UserError
-from clipjax.losses import contrastive_loss, contrastive_loss_and_recall
+from clipjax.losses import contrastive, contrastive_loss, contrastive_loss_and_recall
 
 SCALE = 1 / 0.07
 
@@ -139,6 +141,43 @@ def test_recall_is_the_share_of_argmax_with_ties_to_the_lower_row(axes, method, 
     _, recall = contrastive_loss_and_recall(image, text, SCALE, mesh=mesh_of(**axes), block_size=3, method=method)
     assert recall.dtype == jnp.float32
     np.testing.assert_allclose(recall, expected, rtol=1e-6)
+
+
+def test_bfloat16_features_are_multiplied_as_they_are_and_summed_in_float32(mesh_of):
+    features = jax.ShapeDtypeStruct((64, 16), jnp.bfloat16)
+    step = jax.value_and_grad(lambda *x: contrastive_loss(*x, SCALE, mesh=mesh_of(data=4, fsdp=2)), argnums=(0, 1))
+    products = re.findall(r"dot_general.*: (.*)", jax.jit(step).lower(features, features).as_text())
+    assert len(products) == 4  # cosines, cosines again, and two gradients
+    assert all(re.fullmatch(r"\(tensor<\S+xbf16>, tensor<\S+xbf16>\) -> tensor<\S+xf32>", x) for x in products)
+
+
+def test_the_gradient_keeps_the_features_and_four_numbers_a_pair(unit_pairs):
+    n, e = 96, 16
+    _, backward = jax.vjp(lambda *x: contrastive_loss(*x, SCALE, block_size=16), *unit_pairs(n, e))
+    kept = [leaf.size for leaf in jax.tree.leaves(backward)]
+    assert 2 * n * e <= sum(kept) <= 2 * n * e + 4 * n + 4
+
+
+def test_32768_pairs_take_less_than_200_mib_on_one_device(compiled_loss):
+    assert compiled_loss("auto", 32768, devices=1).memory_analysis().temp_size_in_bytes <= 200 * 2**20
+
+
+def test_a_million_pairs_take_less_than_2_gib_on_each_of_eight_devices(compiled_loss):
+    assert compiled_loss("auto", 2**20).memory_analysis().temp_size_in_bytes <= 2**31
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(-8, 8), min_size=1, max_size=12), st.integers(0, 12))
+def test_merged_sums_are_those_of_the_union(cosines, split):
+    u = np.asarray(cosines) / 8
+    merged = contrastive.Sums(*jnp.asarray([[-1e30], [0.0]], jnp.float32))
+    for part in (u[:split], u[split:]):
+        if len(part):
+            part = jnp.asarray(part, jnp.float32)
+            sums = contrastive.Sums(part.max()[None], jnp.exp(20 * (part - part.max())).sum()[None])
+            merged = contrastive._merge(20.0).two(merged, sums)
+    found = 20 * merged.best + jnp.log(merged.total)
+    np.testing.assert_allclose(found[0], np.log(np.sum(np.exp(20 * u))), rtol=1e-5, atol=1e-5)
 
 
 def test_auto_is_gather_for_a_small_batch_and_ring_for_a_large_one(mesh_of):
