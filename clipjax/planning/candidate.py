@@ -138,6 +138,7 @@ def _read(program, mesh, place: Topology, rates: dict) -> dict[str, Any]:
         "host": stats.host_temp_size_in_bytes,
         "counted": (program.cost_analysis() or {}).get("flops"),
         "traffic": traffic.memory_bytes(module),
+        "offloaded": traffic.host_bytes(module),
         "cycles": traffic.estimated_cycles(module),
         "collectives": totals(found),
         "network": seconds,

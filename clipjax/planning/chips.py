@@ -43,6 +43,9 @@ GPUS = {
 }
 
 
+HOST_RATE = 15e9  # bytes/s between a chip and its host (PCIe), same chapter
+
+
 class Rates(NamedTuple):
     """What one JAX device does a second; `source` says where the numbers come from."""
 

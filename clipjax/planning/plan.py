@@ -6,6 +6,7 @@ from typing import Any
 from clipjax.config import Config, judge_devices, resolve
 from clipjax.errors import UserError
 from clipjax.planning.candidate import SECONDS, examine
+from clipjax.planning.chips import HOST_RATE
 from clipjax.planning.topology import Topology, machine, require_libtpu
 from clipjax.planning.work import useful_flops
 from clipjax.training.memory import in_words, knobs
@@ -63,7 +64,8 @@ class Plan:
         compute = found["executed"] / (found["devices"] * rates["flops"])
         if "total" not in found:
             return {"compute": compute, "memory": None, "network": None, "total": None}
-        terms = {"compute": compute, "memory": found["traffic"] / rates["memory"], "network": found["network"]}
+        memory = found["traffic"] / rates["memory"] + found["offloaded"] / HOST_RATE
+        terms = {"compute": compute, "memory": memory, "network": found["network"]}
         return {**terms, "total": max(terms.values())}
 
     @property

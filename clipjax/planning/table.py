@@ -68,9 +68,10 @@ def _time(plan: Plan) -> list[str]:
     ]
     if "total" not in found:
         return rows
+    host = f", {in_words(found['offloaded'])} to the host and back" if found["offloaded"] else ""
     limit = max(("compute", "memory", "network"), key=lambda name: terms[name])
     rows += [
-        f"  memory       {_ms(terms['memory'])}  {in_words(found['traffic'])} read and written",
+        f"  memory       {_ms(terms['memory'])}  {in_words(found['traffic'])} read and written{host}",
         f"  network      {_ms(terms['network'])}  {in_words(sum(row['wire'] for row in found['collectives']))} sent",
         f"  bound        {_ms(terms['total'])}  utilisation {plan.utilisation:.0%}, limited by {limit}",
         f"  serial       {_ms(plan.serial_seconds)}  utilisation {plan.utilisation_serial:.0%}, if nothing overlaps",

@@ -9,6 +9,8 @@ _FREE = {  # they name or pass on what is there already
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"),
     *("partition-id", "replica-id", "opt-barrier", "domain", "add-dependency"),
 }
+_COPIES = ("copy-start", "slice-start", "dynamic-slice-start", "dynamic-update-slice-start")  # beside computations
+_HOST = 5  # the memory space of the host
 _SLICES = ("dynamic-slice", "slice", "gather")
 _SAME = ("bitcast", "reshape", "copy")  # what may stand between a parameter and its slice, or an update and the end
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -28,6 +30,16 @@ def memory_bytes(module: Module) -> float:
     )
 
 
+def host_bytes(module: Module) -> float:
+    """Bytes a step that move between the device and its host: what is offloaded, there and back."""
+    return float(
+        sum(
+            count * sum(_copied(op)[0] for op in module.computations[name].values() if _to_host(op))
+            for name, count in executions(module).items()
+        )
+    )
+
+
 def estimated_cycles(module: Module) -> int:
     """Cycles that the compiler expects the operations of a step to take one after another; 0 where it says none.
 
@@ -39,12 +51,22 @@ def estimated_cycles(module: Module) -> int:
     )
 
 
+def _to_host(op: Op) -> bool:
+    return op.kind in _COPIES and _HOST in _copied(op)[1]
+
+
+def _copied(op: Op) -> tuple[int, list[int]]:
+    """(bytes that a copy moves, the two memory spaces) of `(target, source, …)`, or of a part of a larger array."""
+    part, *others = sorted((array for array in op.types if array.shape), key=lambda array: array.bytes)
+    return part.bytes, [part.space, others[0].space]
+
+
 def _moved(module: Module, op: Op, ops: dict[str, Op]) -> int:
     if op.kind in _FREE or op.kind.endswith("-done") or "AllocateBuffer" in op.rest:
         return 0
-    if op.kind in ("copy-start", "slice-start"):  # the result is (target, source, …) or ((source), target, …)
-        target, source = sorted(op.types[:2], key=lambda array: array.bytes)
-        return target.bytes * ((target.space == 0) + (source.space == 0))
+    if op.kind in _COPIES:
+        size, ends = _copied(op)
+        return size * sum(space == 0 for space in ends)
     if op.kind in _SLICES:
         return _main(op) + (_main(op) if _first(op, ops).types[0].space == 0 else 0)
     if op.kind == "dynamic-update-slice":

@@ -29,7 +29,7 @@ def check_fit(config: Config, sizes: dict[str, int], needed: int, limit: int | N
 def knobs(config: Config, sizes: dict[str, int], limit: int, state: int) -> list[str]:
     """Settings that lessen what a device holds, the cheapest in time first; arguments as in `check_fit`."""
     rows, devices = [], math.prod(sizes.values())
-    if 2 * state > limit // 2 and devices > sizes["fsdp"] * sizes["tensor"]:  # gradients take about half of it again
+    if 4 * state > limit and devices > sizes["fsdp"] * sizes["tensor"]:  # and gradients come on top
         rows.append(f"mesh.fsdp={_next_divisor(devices // sizes['tensor'], sizes['fsdp'])}, which divides the state")
     if config.remat != "block":
         rows.append("remat='block', which computes activations again")

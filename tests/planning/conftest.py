@@ -51,6 +51,7 @@ def found():
         "host": 0,
         "counted": 1e11,
         "traffic": 2e11,
+        "offloaded": 0,
         "cycles": 4 * 10**9,
         "collectives": [
             {"kind": "all-gather", "axis": "fsdp", "dtype": "bf16", "count": 6, "bytes": 10**9, "wire": 5e8},
@@ -64,5 +65,17 @@ def found():
 @pytest.fixture
 def too_large(found):
     """The same where the compiler says that it does not fit."""
-    told = ("total", "peak", "arguments", "aliased", "host", "counted", "traffic", "cycles", "collectives", "network")
+    told = (
+        "total",
+        "peak",
+        "arguments",
+        "aliased",
+        "host",
+        "counted",
+        "traffic",
+        "offloaded",
+        "cycles",
+        "collectives",
+        "network",
+    )
     return {name: value for name, value in found.items() if name not in told} | {"needed": 20 * 10**9}

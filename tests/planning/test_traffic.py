@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from clipjax.planning import hlo
-from clipjax.planning.traffic import estimated_cycles, memory_bytes
+from clipjax.planning.traffic import estimated_cycles, host_bytes, memory_bytes
 
 P = "%p = f32[1024]{0} parameter(0)"
 STACK = "%s = f32[24,1024]{1,0} parameter(1)"
@@ -46,6 +46,10 @@ ROW, ALL = 4 * 1024, 24 * 4 * 1024
         ("%x = (f32[1024]{0:S(1)}, f32[1024]{0}, u32[]{:S(2)}) copy-start(%p)", ROW),
         ("%x = f32[1024]{0} copy-done(%p)", 0),
         ("%x = ((f32[24,1024]{1,0}), f32[4,1024]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%s), slice={[0:4]}", 4 * ROW),
+        (
+            "%x = ((f32[24,1024]{1,0:S(5)}, s32[]), f32[1,1024]{1,0}, u32[]{:S(2)}) dynamic-slice-start(%s, %p)",
+            ROW,
+        ),
         ("%x = f32[2,1024]{1,0} slice(%s), slice={[0:2], [0:1024]}", 4 * ROW),
         ("%x = f32[24,1024]{1,0} dynamic-update-slice(%s, %p, %p)", 2 * ROW),
         ("%x = f32[1,1024]{1,0} fusion(%s, %p), kind=kLoop, calls=%cut", 2 * ROW + ROW),
@@ -57,6 +61,16 @@ ROW, ALL = 4 * 1024, 24 * 4 * 1024
 def test_an_operation_moves_what_it_reads_and_writes(module, line, moved):
     index = 0 if "calls" not in line else ROW  # the index is made by hand as long as a row, and read whole or cut with
     assert abs(memory_bytes(module(P, STACK, line, others=CUT)) - moved) <= index
+
+
+def test_what_goes_to_the_host_and_comes_back_counts_apart(module):
+    lines = (
+        "%h = ((f32[24,1024]{1,0:S(5)}, f32[1,1024]{1,0}, s32[]), f32[24,1024]{1,0:S(5)}, u32[]{:S(2)}) "
+        "dynamic-update-slice-start(%s, %p, %p)",
+        "%c = (f32[1024]{0:S(1)}, f32[1024]{0}, u32[]{:S(2)}) copy-start(%p)",
+    )
+    assert host_bytes(module(P, STACK, *lines)) == ROW
+    assert memory_bytes(module(P, STACK, *lines)) == 2 * ROW
 
 
 def test_loops_move_as_often_as_they_run():
