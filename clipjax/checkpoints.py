@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from clipjax import text
 from clipjax.config import Config, from_json
 from clipjax.errors import UserError
+from clipjax.models.stacking import stack_layers, unstack_layers
+from clipjax.trees import flatten, unflatten
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had all layers of a tower in one stack: `read` takes it, `restore` does not
 
 
 class Saved(NamedTuple):
@@ -67,7 +69,11 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         directory = self._manager.directory / str(step)
-        _read_metadata(pathlib.Path(directory))
+        if _read_metadata(pathlib.Path(directory))["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{directory}: an earlier version of this program wrote it, and its optimizer's state does not fit. "
+                "Start anew from its weights with --config.init_from."
+            )
         try:
             items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
             return self._manager.restore(step, args=items)["state"]
@@ -160,7 +166,10 @@ def read(path: str | pathlib.Path) -> Saved:
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"{directory}: the state cannot be read ({_first_line(error)}).") from None
     step = int(directory.name) if directory.name.isdigit() else 0
-    return Saved(directory, step, metadata, config, found["params"], found.get("batch_stats") or {})
+    params = found["params"]
+    if metadata["format_version"] == 1:
+        params = unflatten(stack_layers(unstack_layers(flatten(params))))
+    return Saved(directory, step, metadata, config, params, found.get("batch_stats") or {})
 
 
 def _read_metadata(directory: pathlib.Path) -> dict:
@@ -175,7 +184,7 @@ def _read_metadata(directory: pathlib.Path) -> dict:
 
 def _check_version(metadata: dict, directory) -> None:
     version = metadata.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in range(1, FORMAT_VERSION + 1):
         raise UserError(
             f"{directory}: format_version {version!r}, expected {FORMAT_VERSION}. Use the version that wrote it."
         )

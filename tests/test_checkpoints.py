@@ -13,6 +13,7 @@ from clipjax.errors import UserError
 from clipjax.parallel.mesh import make_mesh
 from clipjax.training.optimizer import make_optimizer
 from clipjax.training.state import abstract_state, init_state
+from clipjax.trees import flatten, unflatten
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_reading_gives_parameters_and_metadata_alone(config, state, saved):
     found = checkpoints.read(saved)
     assert found.step == 3 and found.config == config
     assert equal(found.params, jax.device_get(state.params))
-    assert found.metadata["format_version"] == 1
+    assert found.metadata["format_version"] == 2
     assert set(found.metadata) == {"format_version", "config", "tokenizer", "preprocessing", "activation"}
 
 
@@ -116,3 +117,22 @@ def test_a_damaged_checkpoint_is_one_clear_line(saved, tmp_path, harm, said):
     with pytest.raises(UserError, match=said) as caught:
         checkpoints.read(tmp_path / "3")
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_format_1_is_read_but_not_resumed(saved, tmp_path):
+    """It had all layers of a tower in one stack."""
+    now = checkpoints.read(saved)
+    arrays, one = flatten(now.params), {}
+    for path, leaf in arrays.items():
+        if "/blocks/" in path:
+            one[path] = np.concatenate([leaf, arrays[path.replace("/blocks/", "/last/")][None]])
+        elif "/last/" not in path:
+            one[path] = leaf
+    checkpoints.write(tmp_path / "1", now.config, unflatten(one), {})
+    file = tmp_path / "1" / "metadata" / "metadata"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": 1}))
+    then = flatten(checkpoints.read(tmp_path / "1").params)
+    assert then.keys() == arrays.keys()
+    assert all(np.array_equal(then[path], leaf) for path, leaf in arrays.items())
+    with pytest.raises(UserError, match="an earlier version of this program wrote it"):
+        checkpoints.Checkpoints(tmp_path, now.config).restore(1, None)

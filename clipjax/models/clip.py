@@ -1,6 +1,6 @@
 """CLIP: an image tower and a text tower that meet in one embedding space.
 
-Parameter paths (layers: the leading axis of a tower's blocks; p: patch side; qkv: query, key, value in this order):
+Parameter paths (n: all layers of a tower but the last; p: patch side; qkv: query, key, value in this order):
 
     logit_scale []
     image/patch/kernel [p, p, 3, W]             text/token_embedding [vocabulary, W]
@@ -8,11 +8,13 @@ Parameter paths (layers: the leading axis of a tower's blocks; p: patch side; qk
     image/positional_embedding [T, W]
     image/ln_pre/{scale,bias} [W]
     image/blocks/...                            text/blocks/...
-        ln_1/{scale,bias}, ln_2/{scale,bias}    [layers, W]
-        attention/qkv/{kernel,bias}             [layers, W, 3, W], [layers, 3, W]
-        attention/out/{kernel,bias}             [layers, W, W], [layers, W]
-        mlp/fc/{kernel,bias}                    [layers, W, 4W], [layers, 4W]
-        mlp/proj/{kernel,bias}                  [layers, 4W, W], [layers, W]
+        ln_1/{scale,bias}, ln_2/{scale,bias}    [n, W]
+        attention/qkv/{kernel,bias}             [n, W, 3, W], [n, 3, W]
+        attention/out/{kernel,bias}             [n, W, W], [n, W]
+        mlp/fc/{kernel,bias}                    [n, W, 4W], [n, 4W]
+        mlp/proj/{kernel,bias}                  [n, 4W, W], [n, W]
+    image/last/...                              text/last/...
+        the last layer: the same without the leading axis
     image/ln_post/{scale,bias} [W]              text/ln_final/{scale,bias} [W]
     image/projection/kernel [W, E]              text/projection/kernel [W, E]
 

@@ -22,7 +22,7 @@ class TextTransformer(nnx.Module):
         std, residual_std = width**-0.5, width**-0.5 * (2 * config.layers) ** -0.5
         self.token_embedding = param(normal(0.02), config.vocab_size, width)
         self.positional_embedding = param(normal(0.01), config.context_length, width)
-        self.blocks = stack(
+        self.blocks, self.last = stack(
             config.layers,
             width,
             config.heads,
@@ -43,5 +43,6 @@ class TextTransformer(nnx.Module):
             raise UserError(f"texts: {length} tokens a row found, at most {longest} expected. Tokenize to that length.")
         x = self.token_embedding[...][tokens] + self.positional_embedding[...][None, :length]  # [n, L, W]
         end = jnp.argmax(tokens == self.config.end_token, axis=1)  # [n] the first one
-        x = run(self.blocks, x.astype(self.dtype), end, remat=self.remat, unroll=self.unroll)  # [n, W]
+        x = x.astype(self.dtype)
+        x = run(self.blocks, self.last, x, end, remat=self.remat, unroll=self.unroll)  # [n, W]
         return self.projection(self.ln_final(x))

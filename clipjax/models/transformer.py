@@ -1,4 +1,4 @@
-"""The pre-LN transformer block of CLIP, stacked layer on layer and run by one scan."""
+"""The pre-LN transformer block of CLIP, stacked layer on layer and run by one scan, the last one apart."""
 
 from typing import NamedTuple
 
@@ -69,25 +69,27 @@ class Block(nnx.Module):
         return row + self.mlp(self.ln_2(row))
 
 
-def stack(layers, width, heads, *, activation, causal, init: BlockInit, dtype) -> Block:
-    """A Block whose parameters have a leading axis of `layers`."""
+def stack(layers, width, heads, *, activation, causal, init: BlockInit, dtype) -> tuple[Block | None, Block]:
+    """(a Block whose parameters have a leading axis of `layers - 1`, or None for one layer; the last Block)."""
 
-    @nnx.vmap(in_axes=(), out_axes=0, axis_size=layers)
     def create():
         return Block(width, heads, activation=activation, causal=causal, init=init, dtype=dtype)
 
-    return create()
+    return nnx.vmap(create, in_axes=(), out_axes=0, axis_size=layers - 1)() if layers > 1 else None, create()
 
 
-def run(blocks: Block, x, position, *, remat="none", unroll=1):
-    """Row `position` (an int, or int32 [n]) of what the stacked blocks make of x [n, T, W]. Returns [n, W].
+def run(blocks: Block | None, last: Block, x, position, *, remat="none", unroll=1):
+    """Row `position` (an int, or int32 [n]) of what the blocks of `stack` make of x [n, T, W]. Returns [n, W].
 
     CLIP reads one token of each sequence, so the last block computes only that one: the same numbers for 10/12 less
-    of one layer. `unroll` is that of `jax.lax.scan`; True suits CPU, where a loop copies the weights of each layer.
+    of one layer. Its parameters are arrays of their own: cut out of one stack, those of all layers would be copied in
+    every step, and their gradients too. `unroll` is that of `jax.lax.scan`.
     remat "block" keeps the input of each block and computes its inside again for the gradient. It always loops: XLA
     on CPU moves the second computation forward in unrolled code and saves nothing. The last block is left out, since
     its gradient comes first.
     """
+    if blocks is None:
+        return last.row(x, position)
     graph, layers = nnx.split(blocks)
 
     def block(x, layer):
@@ -95,12 +97,8 @@ def run(blocks: Block, x, position, *, remat="none", unroll=1):
 
     if remat == "block":
         block, unroll = jax.checkpoint(block, prevent_cse=False), 1
-    # A split's gradient is one concatenation; that of two slices would be two arrays of full size, and their sum.
-    leaves, tree = jax.tree.flatten(layers)
-    halves = zip(*(jax.lax.split(leaf, (len(leaf) - 1, 1)) for leaf in leaves), strict=True)
-    first, last = (jax.tree.unflatten(tree, half) for half in halves)
-    x, _ = jax.lax.scan(block, x, first, unroll=unroll)
-    return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[0], last)).row(x, position)
+    x, _ = jax.lax.scan(block, x, layers, unroll=unroll)
+    return last.row(x, position)
 
 
 def take_row(x, position):

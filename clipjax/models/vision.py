@@ -23,7 +23,7 @@ class VisionTransformer(nnx.Module):
         self.class_embedding = param(small, width)
         self.positional_embedding = param(small, tokens, width)
         self.ln_pre = LayerNorm(width, dtype=dtype)
-        self.blocks = stack(
+        self.blocks, self.last = stack(
             config.layers,
             width,
             config.heads,
@@ -51,7 +51,7 @@ class VisionTransformer(nnx.Module):
         first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1)  # [n, T, W]
         x = self.ln_pre(x + self.positional_embedding[...].astype(x.dtype)[None])
-        x = run(self.blocks, x, 0, remat=self.remat, unroll=self.unroll)  # [n, W], the class token
+        x = run(self.blocks, self.last, x, 0, remat=self.remat, unroll=self.unroll)  # [n, W], the class token
         return self.projection(self.ln_post(x))
 
 

@@ -17,7 +17,7 @@ from clipjax.trees import map_with_path
 _BOTTOM = re.compile(
     r"(^|/)(image/(patch|ln_pre|stem)/|(image|text)/(class_embedding|token_embedding|positional_embedding)$)"
 )
-_BLOCKS = re.compile(r"(^|/)(image|text)/blocks/")
+_BLOCKS = re.compile(r"(^|/)(image|text)/(blocks|last)/")
 _STAGE = re.compile(r"(^|/)image/stage(\d)/(first|blocks)/")
 
 
@@ -35,8 +35,10 @@ def _scale(model: ModelConfig, decay: float, path: str, rank: int) -> np.ndarray
         tower = "text" if "text/" in path else "image"
         return np.float32(decay ** (blocks[tower] + 1))
     if found := _BLOCKS.search(path):
-        numbers = np.arange(blocks[found[2]])
         count = blocks[found[2]]
+        if found[3] == "last":
+            return np.float32(decay)
+        numbers = np.arange(count - 1)
     elif found := _STAGE.search(path):
         stage, count = int(found[2]) - 1, blocks["image"]
         first = sum(model.image.stages[:stage])

@@ -20,11 +20,25 @@ def test_there_and_back_is_the_same_table(rows, reverse):
         table = dict(reversed(table.items()))
     stacked = stack_layers(table)
     for (blocks, rest), layers in rows.items():
-        assert stacked[f"{blocks}/{rest}"].shape == (layers, 2, 3)
-        assert (stacked[f"{blocks}/{rest}"][-1] == table[f"{blocks}/{layers - 1}/{rest}"]).all()
+        last = f"{blocks.removesuffix('/blocks')}/last/{rest}"
+        apart = "stage" not in blocks  # the last layer of a transformer
+        assert (last in stacked) == apart
+        if layers > apart:
+            assert stacked[f"{blocks}/{rest}"].shape == (layers - apart, 2, 3)
+        top = stacked[last] if apart else stacked[f"{blocks}/{rest}"][-1]
+        assert (top == table[f"{blocks}/{layers - 1}/{rest}"]).all()
     back = unstack_layers(stacked)
     assert back.keys() == table.keys()
     assert all(np.array_equal(back[path], table[path]) for path in table)
+
+
+def test_a_stack_of_all_layers_as_format_1_had_it_comes_apart_too():
+    table = {"text/blocks/bias": np.arange(6).reshape(3, 2)}
+    again = stack_layers(unstack_layers(table))
+    assert again.keys() == {"text/blocks/bias", "text/last/bias"}
+    assert (again["text/blocks/bias"] == table["text/blocks/bias"][:2]).all() and (
+        again["text/last/bias"] == [4, 5]
+    ).all()
 
 
 def test_a_missing_layer_is_named():

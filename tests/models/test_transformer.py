@@ -29,8 +29,11 @@ call = nnx.jit(lambda module, x: module(x))
 
 
 def layer(blocks, index):
-    """One layer of stacked blocks as a block of its own."""
-    graph, state = nnx.split(blocks)
+    """One layer of a stack as a block of its own."""
+    stacked, last = blocks
+    if index == LAYERS - 1:
+        return last
+    graph, state = nnx.split(stacked)
     return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], state))
 
 
@@ -86,16 +89,22 @@ def test_row_of_a_block_is_that_row_of_all_its_tokens(x, position, causal):
     np.testing.assert_allclose(block.row(x, 2), whole[:, 2], rtol=1e-5, atol=1e-5)
 
 
-def test_layers_start_from_different_numbers(blocks):
-    for path, leaf in flatten(nnx.state(blocks)).items():
-        assert leaf.shape[0] == LAYERS
-        if path.endswith("kernel") or path.startswith("mlp"):
-            assert len(np.unique(leaf)) > 0.9 * leaf.size, path
-
-
 @pytest.fixture(scope="module")
 def blocks(drawn):
-    return drawn(lambda: stack(LAYERS, W, HEADS, causal=True, **OPTIONS))
+    class Tower(nnx.Module):
+        def __init__(self):
+            self.blocks, self.last = stack(LAYERS, W, HEADS, causal=True, **OPTIONS)
+
+    tower = drawn(Tower)
+    return tower.blocks, tower.last
+
+
+def test_layers_start_from_different_numbers(blocks):
+    last = flatten(nnx.state(blocks[1]))
+    for path, leaf in flatten(nnx.state(blocks[0])).items():
+        assert leaf.shape == (LAYERS - 1, *last[path].shape)
+        if path.endswith("kernel") or path.startswith("mlp"):
+            assert len(np.unique([*leaf.ravel(), *last[path].ravel()])) > 0.9 * LAYERS * last[path].size, path
 
 
 def value_and_gradients(blocks, x, position, **options):
@@ -103,7 +112,7 @@ def value_and_gradients(blocks, x, position, **options):
     graph, state = nnx.split(blocks)
 
     def squares(state, x):
-        rows = run(nnx.merge(graph, state), x, position, **options)
+        rows = run(*nnx.merge(graph, state), x, position, **options)
         return jnp.square(rows).sum(), rows
 
     (_, rows), gradients = jax.jit(jax.value_and_grad(squares, argnums=(0, 1), has_aux=True))(state, x)
@@ -134,12 +143,24 @@ def test_unroll_and_remat_change_neither_values_nor_gradients(blocks, x, positio
         np.testing.assert_allclose(gradients[path], leaf, rtol=1e-5, atol=1e-5 * largest, err_msg=path)
 
 
-@pytest.mark.parametrize("unroll", [1, True])
-def test_a_single_layer_runs(blocks, x, position, unroll):
-    graph, state = nnx.split(blocks)
-    first = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[:1], state))
-    rows = nnx.jit(lambda first, x: run(first, x, position, unroll=unroll))(first, x)
-    np.testing.assert_allclose(rows, take_row(layer(blocks, 0)(x), position), rtol=1e-5, atol=1e-5)
+def test_a_single_layer_runs(blocks, x, position):
+    none, only = stack(1, W, HEADS, causal=True, **OPTIONS)
+    assert none is None and flatten(nnx.state(only)).keys() == flatten(nnx.state(blocks[1])).keys()
+    rows = nnx.jit(lambda last, x: run(None, last, x, position))(blocks[1], x)
+    np.testing.assert_allclose(rows, take_row(blocks[1](x), position), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("differentiate", [False, True])
+def test_no_stack_of_parameters_is_copied(differentiate):
+    """Temporary memory stays below one of them; the gradient is what it gives back."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: stack(9, 64, 2, causal=True, **OPTIONS)))
+    x = jax.ShapeDtypeStruct((1, 4, 64), jnp.float32)
+
+    def squares(state, x):
+        return jnp.square(run(*nnx.merge(graph, state), x, 0)).sum()
+
+    program = jax.jit(jax.grad(squares) if differentiate else squares).lower(state, x).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 0.5 * 4 * sum(leaf.size for leaf in jax.tree.leaves(state))
 
 
 def test_remat_lowers_temporary_memory_even_if_unrolling_is_asked_for(blocks):
@@ -148,7 +169,7 @@ def test_remat_lowers_temporary_memory_even_if_unrolling_is_asked_for(blocks):
 
     def temporary(**options):
         def squares(state, x):
-            return jnp.square(run(nnx.merge(graph, state), x, 0, **options)).sum()
+            return jnp.square(run(*nnx.merge(graph, state), x, 0, **options)).sum()
 
         return jax.jit(jax.grad(squares)).lower(state, x).compile().memory_analysis().temp_size_in_bytes
 

@@ -59,6 +59,7 @@ def test_initialisation_is_the_release_s(drawn):
         "blocks/mlp/proj/kernel": (12 * width) ** -0.5,
         "blocks/mlp/proj/bias": (12 * width) ** -0.5,
     }
+    deviation |= {path.replace("blocks", "last"): value for path, value in deviation.items()}
     for path, leaf in state.items():
         if path in deviation:
             assert np.std(leaf) == pytest.approx(deviation[path], rel=4 / leaf.size**0.5), path

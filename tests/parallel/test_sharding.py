@@ -43,6 +43,7 @@ def test_an_array_without_a_rule_is_an_error_that_names_it():
 def test_an_axis_that_does_not_divide_stays_whole():
     sizes = {"data": 1, "fsdp": 3, "tensor": 2}
     assert spec_for("text/blocks/mlp/fc/kernel", (2, 64, 256), sizes) == PartitionSpec(None, None, "tensor")
+    assert spec_for("text/last/mlp/fc/kernel", (64, 256), sizes) == PartitionSpec(None, "tensor")
 
 
 def test_every_rule_is_used_by_some_preset():

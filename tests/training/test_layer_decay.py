@@ -102,7 +102,7 @@ def test_a_factor_a_layer_multiplies_with_a_stacked_parameter():
     config = config_of("tiny")
     params = nnx.to_pure_dict(abstract_module(config)[1])
     scales = flatten(layer_scales(config.model, DECAY, params))
-    assert scales["text/blocks/mlp/fc/kernel"].tolist() == [[[0.25]], [[0.5]]]
+    assert scales["text/blocks/mlp/fc/kernel"].tolist() == [[[0.25]]] and scales["text/last/mlp/fc/kernel"] == 0.5
     for path, leaf in flatten(params).items():
         assert np.broadcast_shapes(scales[path].shape, leaf.shape) == leaf.shape, path
 
