@@ -93,6 +93,7 @@ class _OurTraining:
 
     def train(self, images, captions):
         from clipjax.data.batch import Batch
+        from clipjax.parallel.runtime import keep_freed_memory
         from clipjax.text import tokenize
         from clipjax.training.feed import Feed
         from clipjax.training.program import compile_step
@@ -100,6 +101,7 @@ class _OurTraining:
         feed = Feed(self.config, self.mesh, np.arange(BATCH), iter([Batch(images, tokenize(captions))]), 1)
         if feed.length not in self.programs:
             self.programs[feed.length] = compile_step(self.config, self.optimizer, self.mesh, feed.length)
+            keep_freed_memory()
         program = self.programs[feed.length]
 
         def work():

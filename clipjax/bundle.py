@@ -21,8 +21,9 @@ from clipjax.models.layers import unit
 from clipjax.models.stacking import stack_layers, unstack_layers
 from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated
 from clipjax.parallel.precision import compute_dtype
+from clipjax.parallel.runtime import keep_freed_memory
 from clipjax.progress import say
-from clipjax.text.lengths import bucket, lengths
+from clipjax.text.lengths import FINE_BUCKETS, bucket, lengths
 from clipjax.trees import flatten, unflatten
 from clipjax.weights import parity
 from clipjax.weights.program import encoders
@@ -30,6 +31,8 @@ from clipjax.weights.program import encoders
 FORMATS = ("orbax", *weights.FORMATS, *weights.PROGRAMS)
 DEFAULT_TEMPLATES = ("a photo of a {c}.",)
 _BATCH = 64  # most rows a device at a time; fewer are padded to a power of two, so that few programs serve every length
+
+_TEXTS = 32  # the same of texts: fewer, so that each batch is cut closer
 
 
 class Bundle:
@@ -94,8 +97,8 @@ class Bundle:
         tokens = self.tokenize(texts)  # [n, L]
         needed = lengths(tokens, self.config.model.text.end_token)  # [n]
         rows = np.zeros((len(tokens), self.config.model.embed_dim), np.float32)
-        for part in _parts(np.argsort(needed, kind="stable"), _BATCH * self._devices):
-            length = bucket(needed[part[-1]], tokens.shape[1])
+        for part in _parts(np.argsort(needed, kind="stable"), _TEXTS * self._devices):
+            length = bucket(needed[part[-1]], tokens.shape[1], FINE_BUCKETS)
             rows[part] = self._encode(self._text_program, tokens[part, :length])
         return rows
 
@@ -172,6 +175,7 @@ class Bundle:
 
     def _program(self, encode):
         graph = self._graph
+        keep_freed_memory()
         return jax.jit(
             lambda params, rows: unit(encode(nnx.merge(graph, params), rows)), out_shardings=replicated(self._mesh)
         )

@@ -19,6 +19,7 @@ from clipjax.errors import UserError
 from clipjax.evaluation.datasets import open_datasets
 from clipjax.evaluation.suite import evaluate_live
 from clipjax.parallel.mesh import local_rows, make_mesh
+from clipjax.parallel.runtime import keep_freed_memory
 from clipjax.progress import Meter, say
 from clipjax.training.feed import Feed
 from clipjax.training.freeze import split
@@ -70,6 +71,7 @@ class _Run:
             self.state = self._state(step)
             self.telemetry = Telemetry(workdir, config, self.first_step + 1)
             program.result()
+        keep_freed_memory()
         self.bad_in_a_row = 0
 
     def program(self, length: int | None):
@@ -79,9 +81,12 @@ class _Run:
         longer program that stood ready would do as well, but rounds otherwise: results would depend on what was ready.
         """
         if length is not None and length not in self.programs:
-            if self.programs:
+            later = bool(self.programs)
+            if later:
                 say(f"compiling the step for texts of {length} tokens")
             self.programs[length] = compile_step(self.config, self.optimizer, self.mesh, length)
+            if later:
+                keep_freed_memory()
         return self.programs.get(length)
 
     def _state(self, step: int | None) -> State:

@@ -6,6 +6,7 @@ from clipjax.bundle import abstract_module
 from clipjax.config import Config
 from clipjax.data.batch import Batch, batch_spec
 from clipjax.parallel.mesh import replicated, row_sharding
+from clipjax.parallel.runtime import compiler_options
 from clipjax.training.memory import check_fit, device_limit, exhausted, program_bytes, shard_bytes
 from clipjax.training.state import State, abstract_state
 from clipjax.training.step import make_step
@@ -21,7 +22,8 @@ def compile_step(config: Config, optimizer, mesh, length: int):
     held = shard_bytes(state)
     check_fit(config, sizes, held + shard_bytes(batch), limit, held)  # before minutes of compiling
     try:
-        program = trace_step(config, optimizer, mesh, length).lower().compile()
+        options = compiler_options(mesh.devices.flat[0].platform)
+        program = trace_step(config, optimizer, mesh, length).lower().compile(options)
     except jax.errors.JaxRuntimeError as error:  # compilers for TPU say it themselves
         if found := exhausted(str(error)):
             check_fit(config, sizes, *found, held)
