@@ -76,7 +76,9 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
     """Everything that the plan is made of, as plain numbers; bytes are those of a device.
 
     devices, sizes, rates, limit, state, moments, batch, kept, executed, executed_once; and of a program that was made
-    total, peak, aliased, counted, traffic, cycles, collectives; else needed and limit as the compiler says them.
+    total, apart, arguments, aliased, host, counted, traffic, offloaded, cycles, collectives, network; else needed and
+    limit as the compiler says them. total: what is in use at once, where the compiler says that and judges by it (TPU;
+    memory on the chip is part of it), else apart: arguments, temporaries and outputs, as if all were kept.
     """
     import jax
 
@@ -91,11 +93,11 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
     mesh, optimizer, length = make_mesh(config.mesh, devices), make_optimizer(config), config.model.text.context_length
     state, batch = step_arguments(config, optimizer, mesh, length)
     traced = trace_step(config, optimizer, mesh, length)
-    jaxpr, count = traced.jaxpr.jaxpr, len(devices)
+    jaxpr, count, platform = traced.jaxpr.jaxpr, len(devices), devices[0].platform
     weights = jax.tree.leaves(state.params)
     answer = {
         "devices": count,
-        "judged": devices[0].platform == "tpu",
+        "judged": platform == "tpu",
         "devices_per_chip": place.chip.devices if place.chip else 1,
         "sizes": dict(mesh.shape),
         "limit": place.chip.memory if place.chip else device_limit(mesh),
@@ -104,8 +106,8 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
         "batch": shard_bytes(batch),
         "gradients": 4 * sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in weights),
         "kept": work.kept_bytes(jaxpr) / (mesh.shape["data"] * mesh.shape["fsdp"]),
-        "executed": work.executed_flops(jaxpr, count),
-        "executed_once": work.executed_flops(jaxpr, count, once=True),
+        "executed": work.executed_flops(jaxpr, count, platform),
+        "executed_once": work.executed_flops(jaxpr, count, platform, once=True),
         "rates": _rates(place, devices)._asdict(),
         "versions": _versions(),
     }
@@ -115,10 +117,10 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
         if (found := exhausted(str(error))) is None:
             raise
         return {**answer, "needed": found[0], "limit": found[1]}
-    return {**answer, **_read(program, mesh, place, answer["rates"])}
+    return {**answer, **_read(program, mesh, place, answer)}
 
 
-def _read(program, mesh, place: Topology, rates: dict) -> dict[str, Any]:
+def _read(program, mesh, place: Topology, answer: dict) -> dict[str, Any]:
     """What the compiled program itself tells."""
     from clipjax.planning import hlo, traffic
     from clipjax.planning.chips import Rates
@@ -129,10 +131,12 @@ def _read(program, mesh, place: Topology, rates: dict) -> dict[str, Any]:
     stats, module = program.memory_analysis(), hlo.parse(program.as_text())
     found = collectives(module, dict(mesh.shape), mesh.size)
     places = [coordinates(device) for device in mesh.devices.flat]
-    seconds = sum(item.count * item.wire / wire_rate(item.groups, places, place, Rates(**rates)) for item in found)
+    seconds = sum(
+        item.count * item.wire / wire_rate(item.groups, places, place, Rates(**answer["rates"])) for item in found
+    )
     return {
-        "total": program_bytes(program),
-        "peak": stats.peak_memory_in_bytes,
+        "total": stats.peak_memory_in_bytes if answer["judged"] else program_bytes(program),
+        "apart": program_bytes(program),
         "arguments": stats.argument_size_in_bytes,
         "aliased": stats.alias_size_in_bytes,
         "host": stats.host_temp_size_in_bytes,

@@ -113,10 +113,10 @@ class Plan:
         if not self.fits:
             return self._knobs()
         rows = []
-        if self.bytes_per_chip["total"] > _EDGE * self.chip_memory_bytes:
+        if self.found["apart"] > _EDGE * self.chip_memory_bytes:
             rows.append(
-                f"at the edge: {in_words(self.bytes_per_chip['total'])} of {in_words(self.chip_memory_bytes)}; "
-                f"to be safe: {'; or '.join(self._knobs())}"
+                f"at the edge: without any reuse {in_words(self.found['apart'])} of "
+                f"{in_words(self.chip_memory_bytes)}; to be safe: {'; or '.join(self._knobs())}"
             )
         if self.found["aliased"] < 0.99 * self.found["state"]:
             rows.append("the state is not donated: its old and its new copy lie in memory together")

@@ -53,7 +53,7 @@ def _memory(plan: Plan) -> list[str]:
     said |= {"temporaries": f"the rest; of it gradients {in_words(found['gradients'])}"}
     share = f"{sizes['total'] / plan.chip_memory_bytes:.0%} of {in_words(plan.chip_memory_bytes)}"
     if "total" in found:
-        said["total"] = f"{share}, as compiled; in use at once {in_words(found['peak'])}"
+        said["total"] = f"{share}, as compiled; without any reuse {in_words(found['apart'])}"
     else:
         said["total"] = f"{share}, as the compiler says"
     return ["memory of a device", *(f"  {name:12} {in_words(size):>10}  {said[name]}" for name, size in sizes.items())]

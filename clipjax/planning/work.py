@@ -15,10 +15,11 @@ def useful_flops(config: Config) -> int:
     return config.batch_size * sum(flops * (1 if tower == config.freeze else 3) for tower, flops in towers)
 
 
-def executed_flops(jaxpr, devices: int, once: bool = False) -> float:
+def executed_flops(jaxpr, devices: int, platform: str = "cpu", once: bool = False) -> float:
     """FLOP of all matrix products and convolutions of a step, over all devices; a multiply-add is 2.
 
-    Rounds of loops count, unless `once`: then each body counts one time, as in XLA's cost analysis. Inside of
+    Of what is written for several platforms that of `platform` counts, of other branches the dearest. Rounds of loops
+    count, unless `once`: then each body counts one time, as in XLA's cost analysis. Inside of
     `shard_map` every device counts, whatever the devices hold in common. Raises ValueError for a loop without length.
     """
     total = 0.0
@@ -29,9 +30,9 @@ def executed_flops(jaxpr, devices: int, once: bool = False) -> float:
         elif name == "conv_general_dilated":
             total += _convolution(eqn)
         elif name == "cond":
-            total += max(executed_flops(branch.jaxpr, devices, once) for branch in eqn.params["branches"])
+            total += max(executed_flops(branch, devices, platform, once) for branch in _branches(eqn, platform))
         else:
-            inner = sum(executed_flops(sub, devices, once) for sub in subjaxprs(eqn))
+            inner = sum(executed_flops(sub, devices, platform, once) for sub in subjaxprs(eqn))
             total += inner and inner * _times(eqn, devices, once)
     return total
 
@@ -59,6 +60,16 @@ def subjaxprs(eqn):
                 yield item
             elif hasattr(item, "jaxpr") and hasattr(item.jaxpr, "eqns"):
                 yield item.jaxpr
+
+
+def _branches(eqn, platform: str) -> list:
+    """The jaxprs that may run: of branches by platform the one of this platform, or the default (None)."""
+    branches = [branch.jaxpr for branch in eqn.params["branches"]]
+    platforms = eqn.params.get("branches_platforms")
+    if platforms is None:
+        return branches
+    fitting = [branch for branch, names in zip(branches, platforms, strict=True) if names and platform in names]
+    return fitting or [branches[platforms.index(None)]]
 
 
 def _times(eqn, devices: int, once: bool) -> float:

@@ -28,7 +28,8 @@ def compile_step(config: Config, optimizer, mesh, length: int):
         if found := exhausted(str(error)):
             check_fit(config, sizes, *found, held)
         raise
-    check_fit(config, sizes, program_bytes(program), limit, held)
+    if mesh.devices.flat[0].platform != "tpu":  # whose compiler has judged, knowing what it keeps at a time
+        check_fit(config, sizes, program_bytes(program), limit, held)
     return program
 
 

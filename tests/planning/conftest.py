@@ -45,7 +45,7 @@ def found():
         "rates": {"flops": 1e12, "memory": 1e11, "link": 1e10, "slice": 1e9, "clock": 1e9, "source": "made up"},
         "versions": {"jax": "0.10.2"},
         "total": 12 * 10**9,
-        "peak": 11 * 10**9,
+        "apart": 13 * 10**9,
         "arguments": 6 * 10**9,
         "aliased": 6 * 10**9,
         "host": 0,

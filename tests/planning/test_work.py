@@ -38,6 +38,14 @@ def test_products_and_loops_are_counted():
     assert executed_flops(branch, 1) == 2 * product
 
 
+def test_what_is_written_for_a_platform_counts_on_it_alone():
+    product = 2 * 64**3
+    both = jaxpr_of(
+        lambda x: jax.lax.platform_dependent(x, cpu=lambda x: x @ x @ x, cuda=lambda x: x, default=lambda x: x @ x), X
+    )
+    assert [executed_flops(both, 1, name) / product for name in ("cpu", "cuda", "tpu")] == [2, 0, 1]
+
+
 def test_every_device_counts():
     mesh = make_mesh(MeshConfig(), jax.devices())
     here = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"))
