@@ -11,7 +11,7 @@ from clipjax.losses import tiles
 from clipjax.losses.devices import ALL, ROWS, Merge, lay_out, scalar
 
 
-def contrastive_loss(image_features, text_features, logit_scale, *, mesh=None, block_size=1024, method="auto"):
+def contrastive_loss(image_features, text_features, logit_scale, *, mesh=None, block_size=1024, method="auto", keys=()):
     """Mean cross-entropy of picking the own text for each image and the own image for each text: float32 [].
 
     image_features, text_features [B, E] global: float32 or bfloat16 unit rows, row i of one belongs to row i of the
@@ -21,16 +21,15 @@ def contrastive_loss(image_features, text_features, logit_scale, *, mesh=None, b
     block_size: most rows and columns of a tile of the logits, of which a device holds a few at a time.
     method: how texts reach the other devices. "gather" gets them all at once; "ring" passes them on block by block, in
     least memory; "auto" gathers while all texts and their gradient fit into 64 MiB (B = 16,384 at E = 512, float32).
+    keys: arrays int32 [B]; rows that are equal in one of them are duplicates, which are no choices for each other.
     Raises UserError for shapes, types or a mesh that do not fit.
     """
-    loss, _ = contrastive_loss_and_recall(
-        image_features, text_features, logit_scale, mesh=mesh, block_size=block_size, method=method
-    )
-    return loss
+    options = dict(mesh=mesh, block_size=block_size, method=method, keys=keys)
+    return contrastive_loss_and_recall(image_features, text_features, logit_scale, **options)[0]
 
 
 def contrastive_loss_and_recall(
-    image_features, text_features, logit_scale, *, mesh=None, block_size=1024, method="auto"
+    image_features, text_features, logit_scale, *, mesh=None, block_size=1024, method="auto", keys=()
 ):
     """(contrastive_loss, recall@1), both float32 []; the second at no further matrix product, and without a gradient.
 
@@ -39,23 +38,23 @@ def contrastive_loss_and_recall(
     """
     image, text = jnp.asarray(image_features), jnp.asarray(text_features)
     layout = lay_out(image, text, mesh, block_size, method)
-    (image, text), scale = layout.place((image, text), scalar(logit_scale, "logit_scale"))
-    return _compiled(image, text, scale, layout)
+    (image, text, *keys), scale = layout.place((image, text, *keys), scalar(logit_scale, "logit_scale"))
+    return _compiled(image, text, scale, tuple(keys), layout)
 
 
 # The gradient is defined outside of shard_map, between its two halves: inside, what autodiff does with the cotangents
 # of replicated arguments depends on check_vma.
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _loss_and_recall(image, text, scale, layout):
-    return _forward(image, text, scale, layout)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _loss_and_recall(image, text, scale, keys, layout):
+    return _forward(image, text, scale, keys, layout)[0]
 
 
-def _forward(image, text, scale, layout):
+def _forward(image, text, scale, keys, layout):
     """((loss, recall), what the gradient needs: the arguments and the two logsumexps, in their parts)."""
 
-    def here(image, text, scale):  # [b, E] this device
+    def here(image, text, scale, keys):  # [b, E], [b] this device
         b, n = image.shape[0], lax.axis_size(layout.axes)
-        images, texts = layout.blocks(image, text)
+        images, texts = layout.blocks(image, text, keys)
         seen = tiles.nothing_seen(images.ids)
         against = partial(_sum, scale)
         (seen, total), text_sums = layout.visit(
@@ -68,14 +67,14 @@ def _forward(image, text, scale, layout):
         means = loss.sum() / (2 * b * n), hits.sum(dtype=jnp.float32) / (b * n)
         return lax.psum(means, layout.axes), (image_sums, text_sums)
 
-    outputs, sums = layout.on_mesh(here, (ROWS, ROWS, ALL), (ALL, ROWS))(image, text, scale)
-    return outputs, (image, text, *sums, scale)
+    outputs, sums = layout.on_mesh(here, (ROWS, ROWS, ALL, ROWS), (ALL, ROWS))(image, text, scale, keys)
+    return outputs, (image, text, *sums, scale, keys)
 
 
 def _backward(layout, kept, cotangents):
-    def here(image, text, image_sums, text_sums, scale, cotangent):  # [b, E], Sums [tiles, t] this device
+    def here(image, text, image_sums, text_sums, scale, keys, cotangent):  # [b, E], Sums [tiles, t] this device
         b, n = image.shape[0], lax.axis_size(layout.axes)
-        images, texts = layout.blocks(image, text)
+        images, texts = layout.blocks(image, text, keys)
         mine = jnp.zeros_like(images.features, jnp.float32), jnp.zeros_like(image_sums.best)
         (d_image, d_scale), d_text = layout.visit(
             partial(_gradient, scale), (images, image_sums), (texts, text_sums), mine, _no_gradient
@@ -86,12 +85,12 @@ def _backward(layout, kept, cotangents):
         )
         return d_image, d_text, weight * lax.psum(d_scale.sum(), layout.axes)
 
-    in_specs, out_specs = (ROWS, ROWS, ROWS, ROWS, ALL, ALL), (ROWS, ROWS, ALL)
-    return layout.on_mesh(here, in_specs, out_specs)(*kept, cotangents[0])
+    in_specs, out_specs = (ROWS, ROWS, ROWS, ROWS, ALL, ROWS, ALL), (ROWS, ROWS, ALL)
+    return *layout.on_mesh(here, in_specs, out_specs)(*kept, cotangents[0]), None
 
 
 _loss_and_recall.defvjp(_forward, _backward)
-_compiled = jax.jit(_loss_and_recall, static_argnums=3)
+_compiled = jax.jit(_loss_and_recall, static_argnums=4)
 
 
 class Sums(NamedTuple):

@@ -51,10 +51,10 @@ class Layout(NamedTuple):
             return function
         return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
 
-    def blocks(self, image, text):
-        """(image Block, text Block) of this device's rows."""
+    def blocks(self, image, text, keys):
+        """(image Block, text Block) of this device's rows [b, E] and their keys, arrays [b]."""
         first = lax.axis_index(self.axes) * image.shape[0]
-        return [tiles.block(x, first, self.block_size) for x in (image, text)]
+        return [tiles.block(x, keys, first, self.block_size) for x in (image, text)]
 
     def visit(self, against, rows, columns, mine, nothing, merge=ADD):
         """`visit` of the method: this device's rows against everybody's columns."""

@@ -1,5 +1,6 @@
 """A loss inside one device: rows against columns, one tile of their cosines at a time."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -18,12 +19,14 @@ class Block(NamedTuple):
     features [tiles, t, E]: float32 or bfloat16, zeros in the padding; ids [tiles, t] int32: the place of each in the
     global batch, -1 in the padding. An image and a text are a pair if their ids are equal. Rows and columns are cut
     alike, so that the halves of a pair have the same place in their tiles. real [tiles, t] bool: what is no padding;
-    None where there is none, so that whole tiles pay for no mask.
+    None where there is none, so that whole tiles pay for no mask. keys: arrays int32 [tiles, t]; what is equal in one
+    of them is a duplicate, and no negative.
     """
 
     features: Array
     ids: Array
     real: Array | None
+    keys: tuple[Array, ...]
 
 
 class Seen(NamedTuple):
@@ -52,11 +55,13 @@ def uncut(tiles, b):
     return tiles.reshape(-1, *tiles.shape[2:])[:b]
 
 
-def block(features, first, block_size):
-    """Block of features [b, E] whose first row has the id `first`."""
+def block(features, keys, first, block_size):
+    """Block of features [b, E] whose first row has the id `first`, and of their keys, arrays [b]."""
     b = features.shape[0]
     ids = cut(first + jnp.arange(b, dtype=jnp.int32) + 1, block_size) - 1
-    return Block(cut(features, block_size), ids, ids >= 0 if ids.size > b else None)
+    return Block(
+        cut(features, block_size), ids, ids >= 0 if ids.size > b else None, tuple(cut(x, block_size) for x in keys)
+    )
 
 
 def walk(against, rows, columns, mine, theirs):
@@ -92,7 +97,14 @@ def cosines(row, column):
 
 def left_out(row, column):
     """Which meetings of a tile count for nothing: [t, t] bool, or None where all count."""
-    return None if row.real is None else ~(row.real[:, None] & column.real[None, :])
+    out = None if row.real is None else ~(row.real[:, None] & column.real[None, :])
+    if not row.keys:
+        return out
+    same = functools.reduce(
+        jnp.logical_or, (x[:, None] == y[None, :] for x, y in zip(row.keys, column.keys, strict=True))
+    )
+    same &= ~pairs(row, column)
+    return same if out is None else out | same
 
 
 def pairs(row, column):

@@ -26,13 +26,13 @@ def test_uncut_undoes_cut_and_padding_is_zero():
 
 
 def test_a_block_has_ids_from_its_first_and_minus_one_in_the_padding():
-    block = tiles.block(jnp.ones((5, 2)), 10, 2)
+    block = tiles.block(jnp.ones((5, 2)), (), 10, 2)
     np.testing.assert_array_equal(block.ids, [[10, 11], [12, 13], [14, -1]])
     np.testing.assert_array_equal(block.real, block.ids >= 0)
 
 
 def test_a_block_without_padding_has_no_mask():
-    assert tiles.block(jnp.ones((6, 2)), 10, 2).real is None
+    assert tiles.block(jnp.ones((6, 2)), (), 10, 2).real is None
 
 
 def test_every_row_tile_meets_every_column_tile_once():
@@ -49,7 +49,7 @@ def test_every_row_tile_meets_every_column_tile_once():
 def test_what_rows_have_seen_equals_numpy(n, block_size):
     # Entries of +-1/2 in four dimensions: exact cosines, and many ties.
     x, y = np.random.default_rng(n).choice([-0.5, 0.5], size=(2, n, 4)).astype(np.float32)
-    rows, columns = tiles.block(jnp.asarray(x), 0, block_size), tiles.block(jnp.asarray(y), 0, block_size)
+    rows, columns = (tiles.block(jnp.asarray(z), (), 0, block_size) for z in (x, y))
 
     def against(row):
         return lambda column, seen, theirs: (tiles.look(seen, tiles.cosines(row, column), row, column), theirs)
