@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from clipjax import checkpoints, text, weights
-from clipjax.config import Config, MeshConfig
+from clipjax.config import Config, LossConfig, MeshConfig
 from clipjax.errors import UserError
 from clipjax.images.decode import open_image
 from clipjax.images.preprocess import preprocess
@@ -192,7 +192,7 @@ def load(source: str | os.PathLike, *, activation: str | None = None) -> Bundle:
         found = weights.read(source, activation=activation)
         for line in found.notes:
             say(f"{source}: {line}")
-        config = Config(model=found.model)
+        config = Config(model=found.model, loss=LossConfig("sigmoid" if "logit_bias" in found.arrays else "softmax"))
         return _bundle(config, *halves(config, found.arrays), name=str(source), step=None)
     saved = checkpoints.read(source)
     _check_tokenizer(saved)
@@ -235,7 +235,7 @@ def halves(config: Config, arrays: dict[str, np.ndarray]) -> tuple[dict, dict]:
 
 def make_module(config: Config) -> CLIP:
     """The module of a config, its parameters zeros; call inside `nnx.eval_shape`."""
-    return CLIP(config.model, dtype=compute_dtype(config.precision), remat=config.remat)
+    return CLIP(config.model, dtype=compute_dtype(config.precision), remat=config.remat, loss=config.loss.kind)
 
 
 @functools.cache

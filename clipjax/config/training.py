@@ -11,15 +11,20 @@ from clipjax.config.optimizer import OptimizerConfig
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The contrastive loss; `block_size` is the side of the tiles, in rows."""
+    """The contrastive loss; `block_size` is the side of the tiles, in rows.
+
+    kind: CLIP's "softmax", or the "sigmoid" of SigLIP, whose model has a logit_bias. `mask_duplicates` leaves rows of a
+    batch with the same picture or caption out of each other's negatives.
+    """
 
     kind: str = "softmax"
     method: str = "auto"
     block_size: int = 1024
+    mask_duplicates: bool = False
 
     def mistakes(self) -> list[str]:
         """What is wrong with the section on its own, one line each."""
-        rows = one_of(self, "kind", "softmax") + one_of(self, "method", "auto", "ring", "gather")
+        rows = one_of(self, "kind", "softmax", "sigmoid") + one_of(self, "method", "auto", "ring", "gather")
         return rows + at_least(self, 1, "block_size")
 
 

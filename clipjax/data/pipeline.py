@@ -7,6 +7,7 @@ replaced by the next usable one in the order of its epoch.
 
 import logging
 import sys
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -56,13 +57,16 @@ class Batches(Iterator[Batch]):
         size, length = self._config.model.image.image_size, self._config.model.text.context_length
         images = np.empty((len(self._rows), size, size, 3), np.uint8)  # a new one each time: JAX may keep it
         tokens = np.empty((len(self._rows), length), np.int32)
+        keys = np.empty(len(self._rows), np.int32) if self._config.loss.mask_duplicates else None
         for first in range(0, len(self._rows), _CHUNK_ROWS):
             chunk = next(self._chunks)
             images[first : first + _CHUNK_ROWS], tokens[first : first + _CHUNK_ROWS] = chunk.images, chunk.tokens
+            if keys is not None:
+                keys[first : first + _CHUNK_ROWS] = chunk.image_keys
             self._counts.add(chunk)
         self._counts.judge()
         self._step += 1
-        return Batch(images, tokens)
+        return Batch(images, tokens, keys)
 
     def report(self) -> dict:
         """Distinct records that this host has used or tried since it started, and the epochs behind the whole run."""
@@ -83,6 +87,7 @@ class _Bad(NamedTuple):
 class _Chunk(NamedTuple):
     images: np.ndarray  # [rows, size, size, 3] uint8
     tokens: np.ndarray  # [rows, L] int32
+    image_keys: np.ndarray | None  # [rows] int32
     used: list[int]  # record of each row
     bad: list[_Bad]
 
@@ -99,15 +104,19 @@ class _Loader:
         step, part = divmod(number, -(-len(self.rows) // _CHUNK_ROWS))
         rows = self.rows[part * _CHUNK_ROWS : (part + 1) * _CHUNK_ROWS]
         images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        keys = np.empty(len(rows), np.uint32) if self.config.loss.mask_duplicates else None
         captions, used, bad = [], [], []
         for place, row in enumerate(rows.tolist()):
-            index, images[place], caption = self.pair(step * self.config.batch_size + row, bad)
+            index, content, images[place], caption = self.pair(step * self.config.batch_size + row, bad)
+            if keys is not None:
+                keys[place] = zlib.crc32(content)
             captions.append(caption)
             used.append(index)
-        return _Chunk(images, tokenize(captions, self.config.model.text.context_length), used, bad)
+        keys = None if keys is None else keys.view(np.int32)
+        return _Chunk(images, tokenize(captions, self.config.model.text.context_length), keys, used, bad)
 
-    def pair(self, position: int, bad: list[_Bad]) -> tuple[int, np.ndarray, str]:
-        """Record, pixels [size, size, 3] uint8 and caption at a position; `bad` gets what had to be passed over."""
+    def pair(self, position: int, bad: list[_Bad]) -> tuple[int, bytes, np.ndarray, str]:
+        """Record, file, pixels [size, size, 3] uint8 and caption at a position; `bad` gets what was passed over."""
         records = len(self.source)
         epoch, place = divmod(position, records)
         order = epoch_order(self.config.seed, epoch, records)
@@ -123,7 +132,7 @@ class _Loader:
             "Look at the data with `clipjax inspect`."
         )
 
-    def view(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    def view(self, index: int, rng: np.random.Generator) -> tuple[bytes, np.ndarray, str]:
         key, content, captions = self.source[index]
         if not captions:
             raise _NoCaption(f"{key}: no caption")
@@ -131,7 +140,8 @@ class _Loader:
         image = decode(content, key, at_least=self.at_least)
         try:
             shown = self.config.model.image
-            return augment(image, self.size, rng, self.config.data, shown.interpolation, shown.resize_mode), caption
+            pixels = augment(image, self.size, rng, self.config.data, shown.interpolation, shown.resize_mode)
+            return content, pixels, caption
         except (ValueError, OSError) as error:  # colours that Pillow decodes but cannot turn into RGB
             raise ImageError(f"{key}: {error}") from error
 

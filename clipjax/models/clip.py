@@ -2,7 +2,7 @@
 
 Parameter paths (n: all layers of a tower but the last; p: patch side; qkv: query, key, value in this order):
 
-    logit_scale []
+    logit_scale [], and logit_bias [] of a model for the sigmoid loss
     image/patch/kernel [p, p, 3, W]             text/token_embedding [vocabulary, W]
     image/class_embedding [W]                   text/positional_embedding [context, W]
     image/positional_embedding [T, W]
@@ -46,13 +46,16 @@ from clipjax.models.resnet import ModifiedResNet
 from clipjax.models.text import TextTransformer
 from clipjax.models.vision import VisionTransformer
 
+_FIRST_SCALE = {"softmax": 1 / 0.07, "sigmoid": 10.0}  # paper, 2.5; SigLIP, 3.2
+
 
 class Features(NamedTuple):
-    """What the loss compares: float32 unit rows of both towers and the factor of their products."""
+    """What the loss compares: float32 unit rows of both towers, the factor of their products and what is added."""
 
     image: jax.Array  # [B, E]
     text: jax.Array  # [B, E]
     logit_scale: jax.Array  # [], exponentiated
+    logit_bias: jax.Array | None = None  # []
 
 
 class CLIP(nnx.Module):
@@ -61,16 +64,19 @@ class CLIP(nnx.Module):
     Parameters are float32, zeros until they are drawn (`initialise.draw`) or loaded. LayerNorm, softmax and
     normalisation are float32 whatever the dtype, and so are the features. remat: "none", or "block" to keep only the
     input of each block for the gradient. unroll: see `transformer.run`; True suits CPU.
+    loss: the kind that the model is for; "sigmoid" begins at another scale and adds a bias to the logits.
     """
 
-    def __init__(self, config: ModelConfig, *, dtype=jnp.float32, remat="none", unroll=1):
+    def __init__(self, config: ModelConfig, *, dtype=jnp.float32, remat="none", unroll=1, loss="softmax"):
         options = dict(dtype=dtype, remat=remat, unroll=unroll)
         if config.image.kind == "resnet":
             self.image = ModifiedResNet(config.image, config.embed_dim, **options)
         else:
             self.image = VisionTransformer(config.image, config.embed_dim, activation=config.activation, **options)
         self.text = TextTransformer(config.text, config.embed_dim, activation=config.activation, **options)
-        self.logit_scale = param(constant(math.log(1 / 0.07)))  # paper, 2.5
+        self.logit_scale = param(constant(math.log(_FIRST_SCALE[loss])))
+        if loss == "sigmoid":
+            self.logit_bias = param(constant(-10.0))  # SigLIP, 3.2: most questions have the answer no
 
     def encode_image(self, pixels):
         """pixels [n, height, width, 3] float32, preprocessed -> [n, E] float32, not normalised."""
@@ -82,4 +88,5 @@ class CLIP(nnx.Module):
 
     def __call__(self, pixels, tokens) -> Features:
         image, text = self.encode_image(pixels), self.encode_text(tokens)
-        return Features(unit(image), unit(text), jnp.exp(self.logit_scale[...]))
+        bias = self.logit_bias[...] if hasattr(self, "logit_bias") else None
+        return Features(unit(image), unit(text), jnp.exp(self.logit_scale[...]), bias)

@@ -28,7 +28,7 @@ RULES = (
     (r"image/patch/kernel$", (None, None, None, "fsdp")),  # [p, p, 3, W]
     (r"(class_embedding|positional_embedding)$", ()),
     (r"(ln_1|ln_2|ln_pre|ln_post|ln_final)/(bias|scale)$", ()),
-    (r"(logit_scale|step|count|skipped)$", ()),
+    (r"(logit_scale|logit_bias|step|count|skipped)$", ()),
 )
 
 

@@ -6,7 +6,7 @@ from flax import nnx
 from clipjax.config import Config
 from clipjax.data.batch import Batch
 from clipjax.images.preprocess import normalize
-from clipjax.losses import contrastive_loss_and_recall
+from clipjax.losses import loss_and_recall
 from clipjax.training.freeze import join, set_modes
 
 
@@ -30,14 +30,7 @@ def make_loss_and_gradient(config: Config, graph, mesh):
         image = config.model.image
         pixels = normalize(batch.images, image.mean, image.std)  # [B, height, width, 3] float32 global
         features = model(pixels, batch.tokens)
-        loss, recall = contrastive_loss_and_recall(
-            features.image,
-            features.text,
-            features.logit_scale,
-            mesh=mesh,
-            block_size=config.loss.block_size,
-            method=config.loss.method,
-        )
+        loss, recall = loss_and_recall(features, config.loss, mesh, batch)
         stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         return loss if loss_scale is None else loss * loss_scale, (loss, recall, stats)
 

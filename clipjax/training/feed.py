@@ -43,7 +43,8 @@ class Feed:
         # A process alone needs nobody's agreement, and reads no sooner than it must.
         self._ahead = self._read(asked) if jax.process_count() > 1 and self._left else None
         batch = ready.batch._replace(tokens=ready.batch.tokens[:, :length])
-        return Batch(*(place_rows(self._mesh, part, self._rows, self._config.batch_size) for part in batch)), stop
+        size = self._config.batch_size
+        return jax.tree.map(lambda part: place_rows(self._mesh, part, self._rows, size), batch), stop
 
     def _read(self, asked: bool) -> "_Ready":
         batch = next(self._data)

@@ -1,5 +1,7 @@
 """Where a run begins: at random numbers, or at the weights of another checkpoint made to fit the config."""
 
+import numpy as np
+
 from clipjax import weights
 from clipjax.bundle import halves, load
 from clipjax.config import Config, ModelConfig, differences, preset, preset_names
@@ -35,9 +37,20 @@ def start_state(config: Config, optimizer, mesh) -> State:
         raise UserError(f"init_from: {error}") from None
     _check_model(config, found.model)
     arrays, lines = fit_positions(found.arrays, found.model, config.model)
-    for line in (f"starting from {found.name}", *lines):
+    arrays, bias = _fit_bias(arrays, config)
+    for line in (f"starting from {found.name}", *lines, *bias):
         say(f"init_from: {line}")
     return fresh_state(config, optimizer, mesh, *halves(config, arrays))
+
+
+def _fit_bias(arrays: dict, config: Config) -> tuple[dict, list[str]]:
+    """The arrays with the logit_bias that the config's loss wants, or without, and what to say of it."""
+    if ("logit_bias" in arrays) == (config.loss.kind == "sigmoid"):
+        return arrays, []
+    if "logit_bias" in arrays:
+        rest = {path: array for path, array in arrays.items() if path != "logit_bias"}
+        return rest, ["its logit_bias is left out, loss.kind is softmax"]
+    return {**arrays, "logit_bias": np.float32(-10)}, ["it has no logit_bias, which begins at -10"]
 
 
 def _check_model(config: Config, found: ModelConfig) -> None:

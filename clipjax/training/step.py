@@ -33,7 +33,8 @@ def make_step(config: Config, optimizer, graph, mesh):
         finite = jnp.isfinite(loss) & jnp.isfinite(squares).all()
         updates, opt_state = optimizer.update(gradient, state.opt_state, before)
         trained = jax.tree.map(jnp.add, before, updates)
-        trained["logit_scale"] = jnp.minimum(trained["logit_scale"], MAX_LOG_SCALE)
+        if config.loss.kind == "softmax":  # SigLIP's scale finds its own end, above 100
+            trained["logit_scale"] = jnp.minimum(trained["logit_scale"], MAX_LOG_SCALE)
         trained, stats, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (trained, stats, opt_state),

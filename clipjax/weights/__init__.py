@@ -14,6 +14,7 @@ import numpy as np
 
 from clipjax.config import ModelConfig, TextConfig
 from clipjax.errors import UserError
+from clipjax.progress import say
 
 FORMATS = ("openai", "open_clip", "huggingface", "flax")
 PROGRAMS = ("onnx", "stablehlo")  # written only: their modules have `programs(path)` in the place of `read`
@@ -82,6 +83,10 @@ def write(format: str, destination: str | os.PathLike, weights: Weights) -> None
     """
     if format not in FORMATS + PROGRAMS:
         raise UserError(f"format: {format!r} found, one of {', '.join(FORMATS + PROGRAMS)} expected.")
+    if "logit_bias" in weights.arrays and format != "open_clip":
+        say(f"{format} holds no logit_bias: it is left out, which changes no feature, similarity or class")
+        kept = {path: array for path, array in weights.arrays.items() if path != "logit_bias"}
+        weights = weights._replace(arrays=kept)
     path = pathlib.Path(destination).absolute()
     if path.exists() and not (path.is_dir() and format != "openai" and not any(path.iterdir())):
         raise UserError(f"{destination}: is there already. Give a new name.")

@@ -39,7 +39,7 @@ _BLOCK = {
     "scale_fc": False,
     "final_ln_after_pool": False,
 }
-_MODEL = {"init_logit_bias": None, "multimodal_cfg": None}
+_MODEL = {"multimodal_cfg": None}
 _IMAGE = {
     **_BLOCK,
     "attentional_pool": False,
@@ -61,7 +61,14 @@ _TEXT = {
 }
 # Keys read below, and those that change nothing of what a loaded model computes.
 _READ_MODEL = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}
-_FREE_MODEL = {"custom_text", "init_logit_scale", "nonscalar_logit_scale", "output_dict", "cast_dtype"}
+_FREE_MODEL = {
+    "custom_text",
+    "init_logit_scale",
+    "init_logit_bias",
+    "nonscalar_logit_scale",
+    "output_dict",
+    "cast_dtype",
+}
 _READ_IMAGE = {"image_size", "layers", "width", "head_width", "patch_size"}
 _FREE_IMAGE = {"patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads", "n_queries"}
 _FREE_IMAGE |= {f"timm_{name}" for name in ("model_pretrained", "pool", "proj", "proj_bias", "drop", "drop_path")}
@@ -85,8 +92,7 @@ def read(path: pathlib.Path, activation: str | None) -> Weights:
     for where, other in ((f"{file} computes", said), ("what was asked for is activation =", activation)):
         if other and other != model.activation:
             raise UserError(f"{config}: says {model.activation}, {where} {other}. A wrong one lowers the accuracy.")
-    arrays = table.read(openai.TABLE, tensors, model, str(file), openai.IGNORE)
-    return Weights(arrays, model, folder.name, notes, "open_clip")
+    return Weights(openai.arrays_of(tensors, model, str(file)), model, folder.name, notes, "open_clip")
 
 
 def write(path: pathlib.Path, weights: Weights) -> None:
@@ -98,6 +104,7 @@ def write(path: pathlib.Path, weights: Weights) -> None:
         "model_cfg": {
             "embed_dim": model.embed_dim,
             "quick_gelu": model.activation == "quick_gelu",
+            **({"init_logit_bias": -10.0} if "logit_bias" in weights.arrays else {}),  # or open_clip makes none
             "vision_cfg": {
                 "image_size": image.image_size,
                 "layers": list(image.stages) if resnet else image.layers,

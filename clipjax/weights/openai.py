@@ -73,6 +73,7 @@ TABLE = (
     Row("text/positional_embedding", "positional_embedding"),
     Row("text/projection/kernel", "text_projection"),  # [W, E] already
     Row("logit_scale", "logit_scale"),
+    Row("logit_bias", "logit_bias"),  # open_clip's models for the sigmoid loss
     Row("image/class_embedding", "visual.class_embedding"),
     Row("image/positional_embedding", "visual.positional_embedding"),
     Row("image/projection/kernel", "visual.proj"),
@@ -102,7 +103,7 @@ def read(path: pathlib.Path, activation: str | None) -> Weights:
             'Give activation="quick_gelu" (OpenAI\'s weights) or activation="gelu" (most of open_clip\'s).'
         )
     notes = ("the file says nothing of preprocessing and tokenizer: CLIP's own are used",)
-    return Weights(table.read(TABLE, tensors, model, str(path), IGNORE), model, path.name, notes, "openai")
+    return Weights(arrays_of(tensors, model, str(path)), model, path.name, notes, "openai")
 
 
 def write(path: pathlib.Path, weights: Weights) -> None:
@@ -114,6 +115,15 @@ def write(path: pathlib.Path, weights: Weights) -> None:
     items = list(state_dict(weights.arrays).items())
     own = 1 + [key for key, _ in items].index("logit_scale")  # a module's buffers follow its own parameters
     torch_write.write(path, {**dict(items[:own]), **extras, **dict(items[own:])})
+
+
+def arrays_of(tensors: Mapping[str, Any], model: ModelConfig, source: str) -> dict[str, np.ndarray]:
+    """Our arrays, one entry a layer, of a state dict in the release's names, and open_clip's logit_bias if it has one.
+
+    Raises UserError as `table.read` does.
+    """
+    also = {"logit_bias": ()} if "logit_bias" in tensors else {}
+    return table.read(TABLE, tensors, model, source, IGNORE, also)
 
 
 def state_dict(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

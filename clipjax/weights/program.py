@@ -29,7 +29,8 @@ def functions_of(weights: Weights) -> tuple[dict[str, Any], Callable, Callable]:
     from flax import nnx
 
     graph = nnx.graphdef(nnx.eval_shape(lambda: _evaluating(CLIP(weights.model))))
-    variables = jax.device_put(unflatten(stack_layers(weights.arrays)))
+    arrays = {path: array for path, array in weights.arrays.items() if path != "logit_bias"}  # no part of a feature
+    variables = jax.device_put(unflatten(stack_layers(arrays)))
 
     def image(variables, pixels):
         return nnx.merge(graph, variables).encode_image(pixels)

@@ -65,14 +65,20 @@ class Row(NamedTuple):
 
 
 def read(
-    table: Sequence[Row], tensors: Mapping[str, Any], model: ModelConfig, source: str, ignore: str = "(?!)"
+    table: Sequence[Row],
+    tensors: Mapping[str, Any],
+    model: ModelConfig,
+    source: str,
+    ignore: str = "(?!)",
+    also: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, np.ndarray]:
     """{our path, one entry a layer: float32 array of its own} from {their key: array of any float type}.
 
-    `ignore` is a regular expression; keys that it matches as a whole are left out. Raises one UserError that names
+    `ignore` is a regular expression; keys that it matches as a whole are left out.
+    `also`: paths, with their shapes, that this file has beside those of the model. Raises one UserError that names
     `source` and lists every key that is missing, unknown, or of another shape or type than the model wants.
     """
-    shapes = expected_shapes(model, source)
+    shapes = {**expected_shapes(model, source), **(also or {})}
     places = _places(table, shapes)
     wanted = {key: shape for path, place in places.items() for key, shape in _their_shapes(place, shapes[path]).items()}
     found = {key: tensor for key, tensor in tensors.items() if not re.fullmatch(ignore, key)}

@@ -1,13 +1,20 @@
-import numpy as np
+from dataclasses import replace
 
+import jax
+import numpy as np
+import pytest
+
+from clipjax.config import LossConfig
 from clipjax.data.batch import batch_spec
 from clipjax.data.pipeline import batches
 
 
-def test_batch_spec_is_what_the_pipeline_yields(config_for, shards):
-    config = config_for(shards, batch_size=6)
+@pytest.mark.parametrize("masked", [False, True])
+def test_batch_spec_is_what_the_pipeline_yields(masked, config_for, shards):
+    config = replace(config_for(shards, batch_size=6), loss=LossConfig(mask_duplicates=masked))
     with_data, spec = next(batches(config)), batch_spec(config)
-    assert [(part.shape, part.dtype) for part in with_data] == [(part.shape, part.dtype) for part in spec]
+    found, expected = (jax.tree.map(lambda part: (part.shape, part.dtype), batch) for batch in (with_data, spec))
+    assert found == expected and (spec.image_keys is not None) == masked
     assert spec.images.shape == (6, 32, 32, 3) and spec.images.dtype == np.uint8
 
 

@@ -4,11 +4,13 @@ import struct
 import threading
 import time
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from clipjax.config import LossConfig
 from clipjax.data import pipeline as module
 from clipjax.data.order import epoch_order, position_rng
 from clipjax.data.pipeline import batches
@@ -23,7 +25,7 @@ from clipjax.text import tokenize
 def take(config, steps, start_step=0, rows=None):
     """Images [steps, rows, size, size, 3] and tokens [steps, rows, L] of the first steps."""
     stream = batches(config, start_step=start_step, rows=rows)
-    found = [next(stream) for _ in range(steps)]
+    found = [next(stream)[:2] for _ in range(steps)]
     stream.close()
     return [np.stack(parts) for parts in zip(*found, strict=True)]
 
@@ -367,3 +369,22 @@ def test_nothing_runs_after_close(config_for, shards):
             return
         time.sleep(0.05)
     raise AssertionError("workers are still there")
+
+
+def test_pictures_have_keys_of_their_files_where_duplicates_are_masked(config_for, shards):
+    config = config_for(shards, batch_size=8)
+    assert next(batches(config)).image_keys is None
+    config = replace(config, loss=LossConfig(mask_duplicates=True))
+    source = open_source(config.data.train, config.data)
+    stream = batches(config)
+    for step in range(len(source) // 8 + 2):
+        keys = next(stream).image_keys
+        epochs, places = np.divmod(np.arange(step * 8, step * 8 + 8), len(source))
+        files = [
+            source[int(epoch_order(42, int(epoch), len(source))[place])].image
+            for epoch, place in zip(epochs, places, strict=True)
+        ]
+        assert keys.dtype == np.int32
+        np.testing.assert_array_equal(
+            keys[:, None] == keys[None, :], [[one == other for other in files] for one in files]
+        )

@@ -237,7 +237,7 @@ def test_bfloat16_compute_is_close_to_float32(build, pixels, tokens, features):
 def test_unroll_and_remat_reach_both_towers_and_change_nothing(build, pixels, tokens, features):
     model = build(remat="block", unroll=True)
     assert {model.image.remat, model.text.remat, model.image.unroll, model.text.unroll} == {"block", True}
-    for one, other in zip(features, forward(model, pixels, tokens), strict=True):
+    for one, other in zip(*map(jax.tree.leaves, (features, forward(model, pixels, tokens))), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
@@ -252,3 +252,13 @@ def test_a_second_model_of_the_same_config_is_not_traced_again(build, tokens):
     for _ in range(2):
         encode(build(), tokens)
     assert len(traces) == 1
+
+
+def test_a_model_for_the_sigmoid_loss_has_a_bias_and_another_first_scale(small):
+    softmax, sigmoid = (
+        nnx.state(nnx.eval_shape(lambda kind=kind: CLIP(small, loss=kind)), nnx.Param)
+        for kind in ("softmax", "sigmoid")
+    )
+    assert flatten(sigmoid).keys() - flatten(softmax).keys() == {"logit_bias"}
+    first = {path: variable.get_metadata()["init"] for path, variable in sigmoid.items() if path.startswith("logit_")}
+    assert first == {"logit_scale": ("constant", pytest.approx(np.log(10))), "logit_bias": ("constant", -10)}

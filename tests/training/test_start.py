@@ -10,7 +10,7 @@ from flax import nnx
 
 from clipjax import checkpoints, weights
 from clipjax.bundle import abstract_module, load
-from clipjax.config import Config, MeshConfig, preset
+from clipjax.config import Config, LossConfig, MeshConfig, preset
 from clipjax.errors import UserError
 from clipjax.models.initialise import draw
 from clipjax.parallel.mesh import make_mesh
@@ -156,3 +156,16 @@ def test_a_config_that_wants_a_source_says_so_before_anything_is_opened():
         check_start(config_of(init_from=""))
     check_start(config_of())
     check_start(config_of(init_from="anything"))
+
+
+def test_a_logit_bias_begins_at_minus_ten_for_the_sigmoid_loss_and_is_left_out_for_the_softmax(
+    source, tmp_path, capsys
+):
+    sigmoid = config_of(init_from=source("tiny"), loss=LossConfig("sigmoid"))
+    state, found = start(sigmoid)
+    assert float(state.params["logit_bias"]) == -10 and "it has no logit_bias" in capsys.readouterr().err
+    checkpoints.write(tmp_path / "sigmoid", sigmoid, state.params, state.batch_stats)
+    assert float(load(tmp_path / "sigmoid").model.logit_bias[...]) == -10
+    _, again = start(config_of(init_from=str(tmp_path / "sigmoid")))
+    assert "its logit_bias is left out" in capsys.readouterr().err
+    assert found.keys() - again.keys() == {"0/logit_bias"} and not again.keys() - found.keys()

@@ -153,3 +153,18 @@ def test_block_checkpointing_changes_no_number(config):
     other, _ = kept_step(state, batch_of(config))
     for path, leaf in flatten(one.params).items():
         np.testing.assert_allclose(flatten(other.params)[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_a_step_of_the_sigmoid_loss_is_the_same_on_any_mesh_and_trains_the_bias(config):
+    config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, kind="sigmoid", mask_duplicates=True))
+    batch = batch_of(config)._replace(image_keys=np.arange(config.batch_size, dtype=np.int32) // 2)
+    ends = []
+    for mesh in (MESHES[0], MESHES[2]):
+        state, step = start(config, mesh)
+        state.params["logit_scale"] = jnp.asarray(MAX_LOG_SCALE + 1)  # no end to it here
+        after, metrics = step(state, batch)
+        assert metrics["finite"] and float(after.params["logit_scale"]) > MAX_LOG_SCALE + 0.9
+        moments = flatten(after.opt_state)
+        bias = next(leaf for path, leaf in moments.items() if path.endswith("mu/logit_bias"))
+        ends.append((float(metrics["loss"]), float(bias)))
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4) and ends[0][1] != 0

@@ -99,7 +99,6 @@ def test_what_leaves_the_model_as_it_is_may_be_said(folder, foreign):
 @pytest.mark.parametrize(
     "section, key, value",
     [
-        ("model_cfg", "init_logit_bias", -10.0),
         ("model_cfg", "multimodal_cfg", {"width": 3}),
         ("model_cfg", "invented", True),
         ("model_cfg.vision_cfg", "timm_model_name", "vit_base"),
@@ -250,3 +249,21 @@ def test_another_tokenizer_is_refused(folder):
     (path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
     with pytest.raises(UserError, match="tokenizer_class is 'T5Tokenizer'; this program reads CLIP's tokenizer only"):
         weights.read(path)
+
+
+def test_a_logit_bias_is_written_and_read_back(tmp_path, foreign):
+    given = foreign("vit")
+    given = given._replace(arrays={**given.arrays, "logit_bias": np.float32(-12.5)})
+    weights.write("open_clip", tmp_path / "new", given)
+    assert json.loads((tmp_path / "new" / "open_clip_config.json").read_text())["model_cfg"]["init_logit_bias"] == -10
+    assert safetensors.read(tmp_path / "new" / "open_clip_model.safetensors")["logit_bias"].shape == ()
+    assert_same(weights.read(tmp_path / "new").arrays, given.arrays)
+
+
+@pytest.mark.parametrize("format", ["openai", "flax", "huggingface"])
+def test_a_format_without_a_logit_bias_leaves_it_out_and_says_so(tmp_path, foreign, format, capsys):
+    given = foreign("vit")
+    weights.write(format, tmp_path / "new", given._replace(arrays={**given.arrays, "logit_bias": np.float32(-12.5)}))
+    assert f"{format} holds no logit_bias" in capsys.readouterr().err
+    found = weights.read(tmp_path / "new", activation="quick_gelu")
+    assert_same(found.arrays, given.arrays)

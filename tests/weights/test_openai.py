@@ -156,7 +156,7 @@ def test_everything_wrong_with_a_file_is_said_at_once(tmp_path, release):
     del changed["transformer.resblocks.0.ln_1.bias"], changed["ln_final.bias"]
     changed["visual.ln_post.weight"] = np.zeros(127, np.float32)
     changed["transformer.resblocks.1.mlp.c_fc.bias"] = np.zeros(512, np.int64)
-    changed["logit_bias"] = np.zeros((), np.float32)
+    changed["logit_shift"] = np.zeros((), np.float32)
     torch_write.write(tmp_path / "a.bin", changed)
     with pytest.raises(UserError) as error:
         weights.read(tmp_path / "a.bin", activation="gelu")
@@ -166,7 +166,7 @@ def test_everything_wrong_with_a_file_is_said_at_once(tmp_path, release):
         "ln_final.bias is missing",
         "visual.ln_post.weight is [127], [128] expected",
         "transformer.resblocks.1.mlp.c_fc.bias is int64, a float type expected",
-        "logit_bias [] is not part of the model",
+        "logit_shift [] is not part of the model",
     ):
         assert row in str(error.value)
 
