@@ -13,16 +13,23 @@ _BITS = {"pred": 8, "token": 0, "opaque": 0}
 
 
 class Array(NamedTuple):
-    """One array of a type: its dtype, sizes, and the memory it lies in (0: the device's main one, 1: on the chip)."""
+    """One array of a type: its dtype, sizes, the memory it lies in (0: the device's main one, 1: on the chip, 5: the
+    host's), and its sizes as they lie there, filled up to whole tiles."""
 
     dtype: str
     shape: tuple[int, ...]
     space: int = 0
+    tiled: tuple[int, ...] | None = None
 
     @property
     def bytes(self) -> int:
         """Its size without padding."""
         return math.prod(self.shape) * _bits(self.dtype) // 8
+
+    @property
+    def stored(self) -> int:
+        """Its size in memory, with the padding."""
+        return math.prod(self.shape if self.tiled is None else self.tiled) * _bits(self.dtype) // 8
 
 
 class Op(NamedTuple):
@@ -137,8 +144,19 @@ def arrays(text: str) -> tuple[Array, ...]:
     for dtype, sizes, layout in _ARRAY.findall(re.sub(r"/\*.*?\*/", "", text)):
         space = re.search(r"S\((\d+)\)", layout)
         shape = tuple(int(size) for size in sizes.split(",") if size)
-        found.append(Array(dtype, shape, int(space[1]) if space else 0))
+        found.append(Array(dtype, shape, int(space[1]) if space else 0, _tiled(shape, layout)))
     return tuple(found)
+
+
+def _tiled(shape: tuple[int, ...], layout: str) -> tuple[int, ...] | None:
+    """The sizes filled up to whole tiles, of a layout such as {1,0:T(8,128)(2,1)}, which names the minor axis first."""
+    found = re.match(r"\{([\d,]*):T\(([\d,]+)\)", layout)
+    if not found or not shape:
+        return None
+    sizes, tile = list(shape), [int(size) for size in found[2].split(",")]
+    for axis, side in zip(map(int, found[1].split(",")), reversed(tile), strict=False):
+        sizes[axis] = -(-sizes[axis] // side) * side
+    return tuple(sizes)
 
 
 def _op(name: str, root: bool, text: str) -> Op:

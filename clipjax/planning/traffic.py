@@ -20,7 +20,7 @@ def memory_bytes(module: Module) -> float:
     """Bytes read and written a step: operands and results of every scheduled operation that lie in main memory.
 
     Slices count with what they take, not with what they are cut from, updates in place likewise. What a fusion keeps
-    inside, and arrays that lie in memory on the chip, count nothing. Sizes are without the padding of tiles.
+    inside, and arrays that lie in memory on the chip, count nothing. Sizes are those in memory, filled up to tiles.
     """
     return float(
         sum(
@@ -57,8 +57,8 @@ def _to_host(op: Op) -> bool:
 
 def _copied(op: Op) -> tuple[int, list[int]]:
     """(bytes that a copy moves, the two memory spaces) of `(target, source, …)`, or of a part of a larger array."""
-    part, *others = sorted((array for array in op.types if array.shape), key=lambda array: array.bytes)
-    return part.bytes, [part.space, others[0].space]
+    part, *others = sorted((array for array in op.types if array.shape), key=lambda array: array.stored)
+    return part.stored, [part.space, others[0].space]
 
 
 def _moved(module: Module, op: Op, ops: dict[str, Op]) -> int:
@@ -91,12 +91,12 @@ def _read(module: Module, name: str, place: int) -> int:
 
 
 def _uses(module: Module, ops: dict[str, Op], source: Op) -> int:
-    whole, parts = sum(array.bytes for array in source.types), 0
+    whole, parts = sum(array.stored for array in source.types), 0
     for op in ops.values():
         if source.name not in op.operands:
             continue
         if op.kind in _SLICES and op.operands[0] == source.name:
-            parts += sum(array.bytes for array in op.types)
+            parts += sum(array.stored for array in op.types)
         elif op.kind == "dynamic-update-slice" and op.operands[0] == source.name:
             continue  # written in place
         elif op.kind in _SAME:
@@ -114,7 +114,7 @@ def _written(module: Module, op: Op, called: str, passed: set[int]) -> int:
     root = next(item for item in ops.values() if item.root)
     results = [ops[name] for name in root.operands] if root.kind == "tuple" else [root]
     if len(results) != len(op.types):  # a result that is a tuple itself
-        return sum(array.bytes for array in op.types if array.space == 0)
+        return sum(array.stored for array in op.types if array.space == 0)
     skipped = {place for place, result in enumerate(results) if result.kind == "parameter" and passed}
     return sum(
         _result(module, ops, result)
@@ -124,11 +124,11 @@ def _written(module: Module, op: Op, called: str, passed: set[int]) -> int:
 
 
 def _result(module: Module, ops: dict[str, Op], result: Op) -> int:
-    whole = sum(array.bytes for array in result.types)
+    whole = sum(array.stored for array in result.types)
     while result.kind in _SAME:
         result = ops[result.operands[0]]
     if result.kind == "dynamic-update-slice":
-        return sum(array.bytes for array in ops[result.operands[1]].types)
+        return sum(array.stored for array in ops[result.operands[1]].types)
     if result.kind == "fusion":
         inner = module.computations[result.attribute("calls")]
         root = next(item for item in inner.values() if item.root)
@@ -151,4 +151,4 @@ def _main(op: Op) -> int:
     """Bytes of an operation's result that lie in main memory; a tuple is only a name for others."""
     if op.kind == "tuple" or op.kind == "parameter" and len(op.types) > 1:
         return 0
-    return sum(array.bytes for array in op.types if array.space == 0)
+    return sum(array.stored for array in op.types if array.space == 0)

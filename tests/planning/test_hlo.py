@@ -24,12 +24,23 @@ WHILE = "%w = (s32[], f32[8]{0}) while(%t), condition=%cond, body=%body"
 def test_a_type_names_its_arrays_and_their_memory():
     text = "(bf16[128,17,3,64]{0,3,2,1:T(8,128)(2,1)S(1)}, /*index=5*/f32[], pred[4]{0}, u32[]{:S(2)})"
     assert hlo.arrays(text) == (
-        hlo.Array("bf16", (128, 17, 3, 64), 1),
+        hlo.Array("bf16", (128, 17, 3, 64), 1, (128, 17, 3, 64)),
         hlo.Array("f32", ()),
         hlo.Array("pred", (4,)),
         hlo.Array("u32", (), 2),
     )
     assert [array.bytes for array in hlo.arrays(text)] == [2 * 128 * 17 * 3 * 64, 4, 4, 4]
+
+
+def test_an_array_is_stored_in_whole_tiles():
+    (scores,) = hlo.arrays("f32[128,16,257,257]{2,3,1,0:T(8,128)}")
+    assert scores.bytes == 4 * 128 * 16 * 257 * 257
+    assert scores.stored == 4 * 128 * 16 * 384 * 264  # the first axis of the layout is the minor one
+    assert [array.stored for array in hlo.arrays("(f32[1000]{0:T(1024)}, f32[1000]{0}, f32[]{:T(128)})")] == [
+        4096,
+        4000,
+        4,
+    ]
 
 
 def test_an_unknown_type_is_not_passed_over():
