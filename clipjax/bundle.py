@@ -235,7 +235,9 @@ def halves(config: Config, arrays: dict[str, np.ndarray]) -> tuple[dict, dict]:
 
 def make_module(config: Config) -> CLIP:
     """The module of a config, its parameters zeros; call inside `nnx.eval_shape`."""
-    return CLIP(config.model, dtype=compute_dtype(config.precision), remat=config.remat, loss=config.loss.kind)
+    left_out = dict(dropout=config.dropout, patch_dropout=config.patch_dropout)
+    options = dict(dtype=compute_dtype(config.precision), remat=config.remat, loss=config.loss.kind)
+    return CLIP(config.model, **options, **left_out)
 
 
 @functools.cache

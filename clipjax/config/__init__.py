@@ -6,6 +6,7 @@ from clipjax.config.model import ImageConfig, ModelConfig, TextConfig, differenc
 from clipjax.config.optimizer import OptimizerConfig
 from clipjax.config.presets import preset, preset_names
 from clipjax.config.resolve import as_configdict, as_json, default_config, from_json, judge_devices, resolve
+from clipjax.config.stages import StageConfig
 from clipjax.config.training import Config, LossConfig
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "StageConfig",
     "TextConfig",
     "as_configdict",
     "as_json",

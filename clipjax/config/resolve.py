@@ -8,6 +8,7 @@ import typing
 from typing import Any
 
 from clipjax.config.presets import preset, preset_names
+from clipjax.config.stages import patch_dropout_mistakes, stages_mistakes
 from clipjax.config.training import Config
 from clipjax.errors import UserError
 from clipjax.progress import say
@@ -60,11 +61,8 @@ def resolve(config: Any) -> Config:
 def judge_devices(config: Config, devices: int) -> None:
     """Raise UserError if the config cannot run on so many devices; needs no data."""
     data, fsdp, _ = config.mesh.sizes(devices)
-    if config.batch_size % (data * fsdp):
-        raise UserError(
-            f"batch_size: {config.batch_size} does not divide by mesh.data={data} x mesh.fsdp={fsdp}. "
-            f"Give a multiple of {data * fsdp}."
-        )
+    if rows := _rows_mistakes(config, data, fsdp):
+        raise UserError("; ".join(rows) + f". Give multiples of {data * fsdp}.")
 
 
 def _fill_preset(plain: dict, rows: list[str]) -> dict:
@@ -108,10 +106,22 @@ def _typed(kind: Any, plain: dict, prefix: str, rows: list[str]) -> Any:
             else:
                 rows.append(f"{prefix}{name}: {value!r} should be a section with keys")
             continue
+        if _is_list_of_sections(hint):
+            if isinstance(value, list | tuple) and all(isinstance(item, dict) for item in value):
+                fields[name] = tuple(
+                    _typed(typing.get_args(hint)[0], item, f"{prefix}{name}.{i}.", rows) for i, item in enumerate(value)
+                )
+            else:
+                rows.append(f"{prefix}{name}: {value!r} should be a list of sections with keys, each a dict")
+            continue
         good, fields[name] = _cast(value, hint)
         if not good:
             rows.append(f"{prefix}{name}: {value!r} should be {_wanted(hint)}")
     return kind(**fields)
+
+
+def _is_list_of_sections(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple and dataclasses.is_dataclass(typing.get_args(hint)[0])
 
 
 def _cast(value: Any, hint: Any) -> tuple[bool, Any]:
@@ -190,14 +200,21 @@ def _crossing_mistakes(config: Config) -> list[str]:
         for tower in ("image", "text")
         if getattr(config.model, tower).heads % config.mesh.tensor
     ]
-    if config.mesh.data > 0 and config.batch_size % (config.mesh.data * config.mesh.fsdp):
-        rows.append(
-            f"batch_size: {config.batch_size} does not divide by mesh.data={config.mesh.data} x "
-            f"mesh.fsdp={config.mesh.fsdp}"
-        )
+    if config.mesh.data > 0:
+        rows += _rows_mistakes(config, config.mesh.data, config.mesh.fsdp)
+    rows += patch_dropout_mistakes(config.patch_dropout, config) + stages_mistakes(config)
     if config.evaluate_every and not config.data.evaluate:
         rows.append("evaluate_every: data.evaluate names no folder to score; give one or set evaluate_every=0")
     return rows
+
+
+def _rows_mistakes(config: Config, data: int, fsdp: int) -> list[str]:
+    """A line for each number of rows that the devices cannot share evenly."""
+    return [
+        f"{name}: {rows} does not divide by mesh.data={data} x mesh.fsdp={fsdp}"
+        for name in ("batch_size", "micro_batch_size")
+        if (rows := getattr(config, name)) is not None and rows % (data * fsdp)
+    ]
 
 
 def _build(kind: Any, plain: dict) -> Any:
@@ -216,6 +233,8 @@ def _to_configdict(section: Any) -> Any:
         value = getattr(section, name)
         if dataclasses.is_dataclass(value):
             rows[name] = _to_configdict(value)
+        elif _is_list_of_sections(hint):
+            rows[name] = tuple(dataclasses.asdict(item) for item in value)
         elif isinstance(hint, types.UnionType):
             rows[name] = config_dict.placeholder(typing.get_args(hint)[0])
             rows[name] = value

@@ -1,8 +1,8 @@
 """The stream of batches: the global batch, in order, is a pure function of (seed, step), on any hosts and workers.
 
 Row r of step s has the position p = s * batch_size + r in the run. It shows record `epoch_order(seed, p // n)[p % n]`
-of the n records, with the caption and the crop that `position_rng(seed, p)` draws. A record that cannot be used is
-replaced by the next usable one in the order of its epoch.
+of the n records, with the caption and the crop that `position_rng(seed, p)` draws, in the sizes of the stage that the
+step lies in. A record that cannot be used is replaced by the next usable one in the order of its epoch.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from clipjax.config import Config
+from clipjax.config import Config, ImageConfig
 from clipjax.data.batch import Batch
 from clipjax.data.order import epoch_order, position_rng
 from clipjax.data.sources import RecordError, Source, open_source
@@ -41,7 +41,10 @@ def batches(config: Config, *, start_step: int = 0, rows: slice | np.ndarray | N
 
 
 class Batches(Iterator[Batch]):
-    """An iterator of NumPy Batches: images [rows, size, size, 3] uint8 and tokens [rows, L] int32 of this host."""
+    """An iterator of NumPy Batches: images [rows, size, size, 3] uint8 and tokens [rows, L] int32 of this host.
+
+    Picture size and context length L are those of each step's stage.
+    """
 
     def __init__(self, config: Config, source: Source, start_step: int, rows: np.ndarray):
         self._config, self._rows, self._step = config, rows, start_step
@@ -54,7 +57,8 @@ class Batches(Iterator[Batch]):
         self._chunks = iter(chunks.map(_Loader(config, source, rows)).to_iter_dataset(ahead))
 
     def __next__(self) -> Batch:
-        size, length = self._config.model.image.image_size, self._config.model.text.context_length
+        model = self._config.at(self._step).model
+        size, length = model.image.image_size, model.text.context_length
         images = np.empty((len(self._rows), size, size, 3), np.uint8)  # a new one each time: JAX may keep it
         tokens = np.empty((len(self._rows), length), np.int32)
         keys = np.empty(len(self._rows), np.int32) if self._config.loss.mask_duplicates else None
@@ -97,25 +101,25 @@ class _Loader:
 
     def __init__(self, config: Config, source: Source, rows: np.ndarray):
         self.config, self.source, self.rows = config, source, rows
-        self.size = config.model.image.image_size
-        self.at_least = needed_side(self.size, config.data)
 
     def __call__(self, number: int) -> _Chunk:
         step, part = divmod(number, -(-len(self.rows) // _CHUNK_ROWS))
         rows = self.rows[part * _CHUNK_ROWS : (part + 1) * _CHUNK_ROWS]
-        images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        model = self.config.at(step).model
+        images = np.empty((len(rows), model.image.image_size, model.image.image_size, 3), np.uint8)
         keys = np.empty(len(rows), np.uint32) if self.config.loss.mask_duplicates else None
         captions, used, bad = [], [], []
         for place, row in enumerate(rows.tolist()):
-            index, content, images[place], caption = self.pair(step * self.config.batch_size + row, bad)
+            position = step * self.config.batch_size + row
+            index, content, images[place], caption = self.pair(position, model.image, bad)
             if keys is not None:
                 keys[place] = zlib.crc32(content)
             captions.append(caption)
             used.append(index)
         keys = None if keys is None else keys.view(np.int32)
-        return _Chunk(images, tokenize(captions, self.config.model.text.context_length), keys, used, bad)
+        return _Chunk(images, tokenize(captions, model.text.context_length), keys, used, bad)
 
-    def pair(self, position: int, bad: list[_Bad]) -> tuple[int, bytes, np.ndarray, str]:
+    def pair(self, position: int, shown: ImageConfig, bad: list[_Bad]) -> tuple[int, bytes, np.ndarray, str]:
         """Record, file, pixels [size, size, 3] uint8 and caption at a position; `bad` gets what was passed over."""
         records = len(self.source)
         epoch, place = divmod(position, records)
@@ -124,7 +128,7 @@ class _Loader:
         for ahead in range(tries):
             index = int(order[(place + ahead) % records])
             try:
-                return index, *self.view(index, position_rng(self.config.seed, position))
+                return index, *self.view(index, shown, position_rng(self.config.seed, position))
             except (RecordError, ImageError) as error:
                 bad.append(_Bad(index, str(error), isinstance(error, _NoCaption)))
         raise UserError(
@@ -132,15 +136,15 @@ class _Loader:
             "Look at the data with `clipjax inspect`."
         )
 
-    def view(self, index: int, rng: np.random.Generator) -> tuple[bytes, np.ndarray, str]:
+    def view(self, index: int, shown: ImageConfig, rng: np.random.Generator) -> tuple[bytes, np.ndarray, str]:
         key, content, captions = self.source[index]
         if not captions:
             raise _NoCaption(f"{key}: no caption")
         caption = captions[int(rng.integers(len(captions)))]
-        image = decode(content, key, at_least=self.at_least)
+        size, data = shown.image_size, self.config.data
+        image = decode(content, key, at_least=needed_side(size, data))
         try:
-            shown = self.config.model.image
-            pixels = augment(image, self.size, rng, self.config.data, shown.interpolation, shown.resize_mode)
+            pixels = augment(image, size, rng, data, shown.interpolation, shown.resize_mode)
             return content, pixels, caption
         except (ValueError, OSError) as error:  # colours that Pillow decodes but cannot turn into RGB
             raise ImageError(f"{key}: {error}") from error

@@ -41,6 +41,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from clipjax.config import ModelConfig
+from clipjax.models.dropping import fold
 from clipjax.models.layers import constant, param, unit
 from clipjax.models.resnet import ModifiedResNet
 from clipjax.models.text import TextTransformer
@@ -64,29 +65,44 @@ class CLIP(nnx.Module):
     Parameters are float32, zeros until they are drawn (`initialise.draw`) or loaded. LayerNorm, softmax and
     normalisation are float32 whatever the dtype, and so are the features. remat: "none", or "block" to keep only the
     input of each block for the gradient. unroll: see `transformer.run`; True suits CPU.
+    dropout, patch_dropout: shares that are left out where a call is given random keys, one a row; without, nothing is.
     loss: the kind that the model is for; "sigmoid" begins at another scale and adds a bias to the logits.
     """
 
-    def __init__(self, config: ModelConfig, *, dtype=jnp.float32, remat="none", unroll=1, loss="softmax"):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype=jnp.float32,
+        remat="none",
+        unroll=1,
+        dropout=0.0,
+        patch_dropout=0.0,
+        loss="softmax",
+    ):
         options = dict(dtype=dtype, remat=remat, unroll=unroll)
+        blocks = dict(activation=config.activation, dropout=dropout, **options)
         if config.image.kind == "resnet":
             self.image = ModifiedResNet(config.image, config.embed_dim, **options)
         else:
-            self.image = VisionTransformer(config.image, config.embed_dim, activation=config.activation, **options)
-        self.text = TextTransformer(config.text, config.embed_dim, activation=config.activation, **options)
+            self.image = VisionTransformer(config.image, config.embed_dim, patch_dropout=patch_dropout, **blocks)
+        self.text = TextTransformer(config.text, config.embed_dim, **blocks)
         self.logit_scale = param(constant(math.log(_FIRST_SCALE[loss])))
         if loss == "sigmoid":
             self.logit_bias = param(constant(-10.0))  # SigLIP, 3.2: most questions have the answer no
 
-    def encode_image(self, pixels):
+    def encode_image(self, pixels, keys=None):
         """pixels [n, height, width, 3] float32, preprocessed -> [n, E] float32, not normalised."""
-        return self.image(pixels)
+        return self.image(pixels, None if keys is None else fold(keys, 0))
 
-    def encode_text(self, tokens):
+    def encode_text(self, tokens, keys=None):
         """tokens [n, L] int32, L <= context_length -> [n, E] float32, not normalised."""
-        return self.text(tokens)
+        return self.text(tokens, None if keys is None else fold(keys, 1))
 
-    def __call__(self, pixels, tokens) -> Features:
-        image, text = self.encode_image(pixels), self.encode_text(tokens)
+    def features(self, image, text) -> Features:
+        """What the loss compares, of what the two encoders return."""
         bias = self.logit_bias[...] if hasattr(self, "logit_bias") else None
         return Features(unit(image), unit(text), jnp.exp(self.logit_scale[...]), bias)
+
+    def __call__(self, pixels, tokens, keys=None) -> Features:
+        return self.features(self.encode_image(pixels, keys), self.encode_text(tokens, keys))

@@ -1,10 +1,13 @@
 """Floating-point operations of a forward pass, counted from the config."""
 
 from clipjax.config import ImageConfig, ModelConfig
+from clipjax.models.dropping import kept_patches
 
 
-def forward_flops(config: ModelConfig, text_length=None) -> tuple[int, int]:
+def forward_flops(config: ModelConfig, text_length=None, patch_dropout=0.0) -> tuple[int, int]:
     """(image, text) FLOP of encoding one sample: a multiply-add is 2; text_length defaults to the whole context.
+
+    patch_dropout: the share of patches that a vision transformer in training embeds and then leaves out.
 
     Counts what torch's counter and open_clip's model profile count: convolutions, linear maps, both products of
     attention over all pairs of tokens (the causal mask saves nothing), and the projection of the one pooled token. A
@@ -14,17 +17,21 @@ def forward_flops(config: ModelConfig, text_length=None) -> tuple[int, int]:
     A training step is 3 times this (the gradient costs two forward passes), without what rematerialisation repeats.
     """
     text = config.text
-    image = _resnet if config.image.kind == "resnet" else _vision_transformer
+    if config.image.kind == "resnet":
+        image = _resnet(config.image, config.embed_dim)
+    else:
+        image = _vision_transformer(config.image, config.embed_dim, patch_dropout)
     return (
-        image(config.image, config.embed_dim),
+        image,
         _transformer(text.layers, text.width, text_length or text.context_length) + 2 * text.width * config.embed_dim,
     )
 
 
-def _vision_transformer(image: ImageConfig, embed_dim):
+def _vision_transformer(image: ImageConfig, embed_dim, patch_dropout):
     patches = (image.image_size // image.patch_size) ** 2
     embedding = 2 * patches * 3 * image.patch_size**2 * image.width
-    return embedding + _transformer(image.layers, image.width, patches + 1) + 2 * image.width * embed_dim
+    tokens = kept_patches(patches, patch_dropout) + 1
+    return embedding + _transformer(image.layers, image.width, tokens) + 2 * image.width * embed_dim
 
 
 def _transformer(layers, width, tokens):

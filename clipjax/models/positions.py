@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from clipjax.config import ModelConfig
@@ -21,7 +23,7 @@ def fit_positions(
     old, new = (model.image.image_size // model.image.patch_size for model in (found, wanted))
     if old != new:
         path = next(path for path in _GRIDS if path in arrays)
-        arrays[path] = resize_grid(arrays[path], new)
+        arrays[path] = np.asarray(resize_grid(arrays[path], new))
         pool = " (of the attention pool; open_clip does not resize those)" if "pool" in path else ""
         lines.append(
             f"{path}: {old} x {old} positions made {new} x {new} by bicubic interpolation, "
@@ -35,19 +37,18 @@ def fit_positions(
     return arrays, lines
 
 
-def resize_grid(positions: np.ndarray, side: int) -> np.ndarray:
-    """positions [1 + g², W] -> [1 + side², W] float32.
+def resize_grid(positions, side: int) -> jax.Array:
+    """positions [1 + g², W] -> [1 + side², W] float32; differentiable, and the same array where side is g.
 
     Row 0, which belongs to the class token or to the mean of the map, is kept; the grid, rows first, is resized
     bicubic (a = -½) with antialiasing and half-pixel centres.
     """
-    import jax
-
-    first, grid = positions[:1], positions[1:]
-    old = round(len(grid) ** 0.5)
-    grid = grid.reshape(old, old, -1)
-    grid = np.asarray(jax.image.resize(grid, (side, side, grid.shape[-1]), "cubic"))
-    return np.concatenate([first, grid.reshape(side * side, -1)])
+    old = round((len(positions) - 1) ** 0.5)
+    if old == side:
+        return positions
+    first, grid = positions[:1], positions[1:].reshape(old, old, -1)
+    grid = jax.image.resize(grid, (side, side, grid.shape[-1]), "cubic")
+    return jnp.concatenate([first, grid.reshape(side * side, -1)])
 
 
 def resize_context(positions: np.ndarray, length: int) -> np.ndarray:
@@ -55,8 +56,6 @@ def resize_context(positions: np.ndarray, length: int) -> np.ndarray:
 
     Fewer are exact: no token sees a later one. More are read off between the old ones at half-pixel centres.
     """
-    import jax
-
     if length <= len(positions):
         return positions[:length]
     return np.asarray(jax.image.resize(positions, (length, positions.shape[1]), "linear", antialias=False))

@@ -11,13 +11,16 @@ from clipjax.config import ImageConfig
 from clipjax.errors import UserError
 from clipjax.models.convolution import BatchNorm, Convolution, average_pool
 from clipjax.models.layers import Linear, normal, param, uniform
+from clipjax.models.positions import resize_grid
 from clipjax.models.transformer import attend
 
 
 class ModifiedResNet(nnx.Module):
     """pixels [n, image_size, image_size, 3] float32, preprocessed -> [n, E] float32, not normalised.
 
-    In training (`train()`, the start) the running averages of its BatchNorms move with every call.
+    Its parameters may be those of another picture size: positions are then resized for this one, at each call.
+    In training (`train()`, the start) the running averages of its BatchNorms move with every call. Nothing is left out
+    at random: `keys` are those of the other image tower.
     """
 
     def __init__(self, config: ImageConfig, embed_dim, *, dtype, remat, unroll):
@@ -35,7 +38,7 @@ class ModifiedResNet(nnx.Module):
         self.pool = AttentionPool(side, inputs[-1], config.heads, embed_dim, dtype=dtype)
         self.config = config
 
-    def __call__(self, pixels):
+    def __call__(self, pixels, keys=None):
         size = self.config.image_size
         if pixels.shape[1:] != (size, size, 3):
             raise UserError(
@@ -160,7 +163,7 @@ class AttentionPool(nnx.Module):
         n, height, width, channels = x.shape
         x = x.reshape(n, height * width, channels)  # row by row
         x = jnp.concatenate([x.mean(1, keepdims=True), x], axis=1)  # [n, T, C], the mean first
-        x = x + self.positional_embedding[...].astype(x.dtype)[None]
+        x = x + resize_grid(self.positional_embedding[...], height).astype(x.dtype)[None]
         q, k, v = (
             y.reshape(n, -1, self.heads, channels // self.heads)
             for y in (self.query(x[:, :1]), self.key(x), self.value(x))

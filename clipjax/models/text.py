@@ -15,9 +15,10 @@ class TextTransformer(nnx.Module):
     A caption's feature stands at its first end token. No token sees a later one, so what follows the end token, and
     any length L that holds every end token, changes nothing. There is no padding mask. A row without end token is
     read at position 0; the tokenizer always writes one. Initialised as the release is (open_clip: the same).
+    With keys [n], a random key a row, a share `dropout` of the numbers inside the blocks is left out.
     """
 
-    def __init__(self, config: TextConfig, embed_dim, *, activation, dtype, remat, unroll):
+    def __init__(self, config: TextConfig, embed_dim, *, activation, dtype, remat, unroll, dropout=0.0):
         width = config.width
         std, residual_std = width**-0.5, width**-0.5 * (2 * config.layers) ** -0.5
         self.token_embedding = param(normal(0.02), config.vocab_size, width)
@@ -32,17 +33,18 @@ class TextTransformer(nnx.Module):
                 qkv=normal(std), out=normal(residual_std), fc=normal((2 * width) ** -0.5), proj=normal(residual_std)
             ),
             dtype=dtype,
+            dropout=dropout,
         )
         self.ln_final = LayerNorm(width, dtype=dtype)
         self.projection = Linear(width, embed_dim, kernel_init=normal(std), dtype=dtype, out_dtype=jnp.float32)
         self.config, self.dtype, self.remat, self.unroll = config, dtype, remat, unroll
 
-    def __call__(self, tokens):
+    def __call__(self, tokens, keys=None):
         length, longest = tokens.shape[1], self.config.context_length
         if length > longest:
             raise UserError(f"texts: {length} tokens a row found, at most {longest} expected. Tokenize to that length.")
         x = self.token_embedding[...][tokens] + self.positional_embedding[...][None, :length]  # [n, L, W]
         end = jnp.argmax(tokens == self.config.end_token, axis=1)  # [n] the first one
         x = x.astype(self.dtype)
-        x = run(self.blocks, self.last, x, end, remat=self.remat, unroll=self.unroll)  # [n, W]
+        x = run(self.blocks, self.last, x, end, keys=keys, remat=self.remat, unroll=self.unroll)  # [n, W]
         return self.projection(self.ln_final(x))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from clipjax.models.dropping import drop_numbers, fold
 from clipjax.models.layers import MLP, Init, LayerNorm, Linear, constant, dense
 
 
@@ -50,35 +51,44 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-    """x += attention(ln_1(x)); x += mlp(ln_2(x))."""
+    """x += attention(ln_1(x)); x += mlp(ln_2(x)).
 
-    def __init__(self, width, heads, *, activation, causal, init: BlockInit, dtype):
+    With keys [n], a random key a row, a share `dropout` of the numbers of both branches is left out.
+    """
+
+    def __init__(self, width, heads, *, activation, causal, init: BlockInit, dtype, dropout=0.0):
         self.ln_1 = LayerNorm(width, dtype=dtype)
         self.attention = Attention(width, heads, causal=causal, init=init, dtype=dtype)
         self.ln_2 = LayerNorm(width, dtype=dtype)
         self.mlp = MLP(width, activation=activation, fc_init=init.fc, proj_init=init.proj, dtype=dtype)
+        self.dropout = dropout
 
-    def __call__(self, x):
-        x = x + self.attention(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+    def __call__(self, x, keys=None):
+        x = x + self._drop(self.attention(self.ln_1(x)), keys, 0)
+        return x + self._drop(self.mlp(self.ln_2(x)), keys, 1)
 
-    def row(self, x, position):
-        """Row `position` of `__call__(x)`: keys and values of all tokens, everything else of one. Returns [n, W]."""
+    def row(self, x, position, keys=None):
+        """Row `position` of `__call__`: keys and values of all tokens, everything else of one. Returns [n, W]."""
         row = take_row(x, position)
-        row = row + self.attention.row(self.ln_1(row), self.ln_1(x), position)
-        return row + self.mlp(self.ln_2(row))
+        row = row + self._drop(self.attention.row(self.ln_1(row), self.ln_1(x), position), keys, 0, position)
+        return row + self._drop(self.mlp(self.ln_2(row)), keys, 1, position)
+
+    def _drop(self, x, keys, branch, position=None):
+        return x if keys is None else drop_numbers(x, fold(keys, branch), self.dropout, position)
 
 
-def stack(layers, width, heads, *, activation, causal, init: BlockInit, dtype) -> tuple[Block | None, Block]:
+def stack(
+    layers, width, heads, *, activation, causal, init: BlockInit, dtype, dropout=0.0
+) -> tuple[Block | None, Block]:
     """(a Block whose parameters have a leading axis of `layers - 1`, or None for one layer; the last Block)."""
 
     def create():
-        return Block(width, heads, activation=activation, causal=causal, init=init, dtype=dtype)
+        return Block(width, heads, activation=activation, causal=causal, init=init, dtype=dtype, dropout=dropout)
 
     return nnx.vmap(create, in_axes=(), out_axes=0, axis_size=layers - 1)() if layers > 1 else None, create()
 
 
-def run(blocks: Block | None, last: Block, x, position, *, remat="none", unroll=1):
+def run(blocks: Block | None, last: Block, x, position, *, keys=None, remat="none", unroll=1):
     """Row `position` (an int, or int32 [n]) of what the blocks of `stack` make of x [n, T, W]. Returns [n, W].
 
     CLIP reads one token of each sequence, so the last block computes only that one: the same numbers for 10/12 less
@@ -86,19 +96,25 @@ def run(blocks: Block | None, last: Block, x, position, *, remat="none", unroll=
     every step, and their gradients too. `unroll` is that of `jax.lax.scan`.
     remat "block" keeps the input of each block and computes its inside again for the gradient. It always loops: XLA
     on CPU moves the second computation forward in unrolled code and saves nothing. The last block is left out, since
-    its gradient comes first.
+    its gradient comes first. keys [n]: a random key a row, for dropout; None, as in evaluation, leaves out nothing.
     """
-    if blocks is None:
-        return last.row(x, position)
-    graph, layers = nnx.split(blocks)
+    keys = keys if last.dropout else None
+    count = 0 if blocks is None else len(jax.tree.leaves(nnx.state(blocks))[0])
 
-    def block(x, layer):
-        return nnx.merge(graph, layer)(x), None
+    def keys_of(index):
+        return None if keys is None else fold(keys, index)
 
-    if remat == "block":
-        block, unroll = jax.checkpoint(block, prevent_cse=False), 1
-    x, _ = jax.lax.scan(block, x, layers, unroll=unroll)
-    return last.row(x, position)
+    if blocks is not None:
+        graph, layers = nnx.split(blocks)
+
+        def block(x, layer):
+            layer, index = layer
+            return nnx.merge(graph, layer)(x, keys_of(index)), None
+
+        if remat == "block":
+            block, unroll = jax.checkpoint(block, prevent_cse=False), 1
+        x, _ = jax.lax.scan(block, x, (layers, None if keys is None else jnp.arange(count)), unroll=unroll)
+    return last.row(x, position, keys_of(count))
 
 
 def take_row(x, position):

@@ -5,17 +5,24 @@ from flax import nnx
 
 from clipjax.config import ImageConfig
 from clipjax.errors import UserError
+from clipjax.models.dropping import drop_patches, fold
 from clipjax.models.layers import LayerNorm, Linear, dense, normal, param, uniform
+from clipjax.models.positions import resize_grid
 from clipjax.models.transformer import BlockInit, run, stack
 
 
 class VisionTransformer(nnx.Module):
     """pixels [n, image_size, image_size, 3] float32, preprocessed -> [n, E] float32, not normalised.
 
+    Its parameters may be those of another picture size: positions are then resized for this one, at each call.
+    With keys [n], a random key a row, a share `patch_dropout` of the patches is left out, never the class token, and
+    `dropout` of the numbers inside the blocks.
     Initialised as the release is: its vision blocks keep torch's defaults, U(±fan_in^-½), and Xavier for qkv.
     """
 
-    def __init__(self, config: ImageConfig, embed_dim, *, activation, dtype, remat, unroll):
+    def __init__(
+        self, config: ImageConfig, embed_dim, *, activation, dtype, remat, unroll, dropout=0.0, patch_dropout=0.0
+    ):
         width, patch = config.width, config.patch_size
         tokens = (config.image_size // patch) ** 2 + 1
         small = normal(width**-0.5)
@@ -36,12 +43,14 @@ class VisionTransformer(nnx.Module):
                 proj=uniform((4 * width) ** -0.5),
             ),
             dtype=dtype,
+            dropout=dropout,
         )
+        self.patch_dropout = patch_dropout
         self.ln_post = LayerNorm(width, dtype=dtype)
         self.projection = Linear(width, embed_dim, kernel_init=small, dtype=dtype, out_dtype=jnp.float32)
         self.config, self.dtype, self.remat, self.unroll = config, dtype, remat, unroll
 
-    def __call__(self, pixels):
+    def __call__(self, pixels, keys=None):
         size = self.config.image_size
         if pixels.shape[1:] != (size, size, 3):
             raise UserError(
@@ -50,8 +59,13 @@ class VisionTransformer(nnx.Module):
         x = self.patch(pixels)  # [n, g², W]
         first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1)  # [n, T, W]
-        x = self.ln_pre(x + self.positional_embedding[...].astype(x.dtype)[None])
-        x = run(self.blocks, self.last, x, 0, remat=self.remat, unroll=self.unroll)  # [n, W], the class token
+        positions = resize_grid(self.positional_embedding[...], size // self.config.patch_size)  # [T, W]
+        x = x + positions.astype(x.dtype)[None]
+        if keys is not None and self.patch_dropout:  # a number that no layer has
+            patches = drop_patches(x[:, 1:], fold(keys, self.config.layers), self.patch_dropout)
+            x = jnp.concatenate([x[:, :1], patches], axis=1)  # [n, 1 + kept, W]
+        x = self.ln_pre(x)
+        x = run(self.blocks, self.last, x, 0, keys=keys, remat=self.remat, unroll=self.unroll)  # [n, W], class token
         return self.projection(self.ln_post(x))
 
 

@@ -11,7 +11,7 @@ def useful_flops(config: Config) -> int:
 
     Texts count whole, as the planned step computes them. What is computed twice for want of memory is worth nothing.
     """
-    towers = zip(("image", "text"), forward_flops(config.model), strict=True)
+    towers = zip(("image", "text"), forward_flops(config.model, patch_dropout=config.patch_dropout), strict=True)
     return config.batch_size * sum(flops * (1 if tower == config.freeze else 3) for tower, flops in towers)
 
 

@@ -15,6 +15,8 @@ from clipjax.text.lengths import bucket, lengths
 class Feed:
     """Hands out the batches of a run's remaining `steps`, from this process's rows `data` of each.
 
+    Texts are cut to no more than the context of the step's stage.
+
     A caption's length is known to the process that reads it alone: which caption a record has, and which record takes
     the place of one that cannot be read, is not known before. So the processes exchange the longest of each batch, and
     with it whether one of them was asked to stop. The exchange is a program like the step. It is dispatched one step
@@ -52,7 +54,7 @@ class Feed:
         return _Ready(batch, greatest(self._mesh, [longest, asked]))
 
     def _length(self, ready: "_Ready") -> int:
-        return bucket(int(np.asarray(ready.agreed)[0]), self._config.model.text.context_length)
+        return bucket(int(np.asarray(ready.agreed)[0]), ready.batch.tokens.shape[1])
 
 
 class _Ready(NamedTuple):

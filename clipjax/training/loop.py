@@ -65,29 +65,32 @@ class _Run:
         self.first_step = min(step or 0, config.total_steps)
         self.data = batches(config, start_step=self.first_step, rows=self.rows)  # before the state: it can be wrong
         self.feed = self._feed()
-        self.programs: dict[int, Any] = {}
+        self.programs: dict[tuple[int, int], Any] = {}
         with ThreadPoolExecutor(1) as other:  # compiling takes longest: all else that a start needs is done meanwhile
-            program = other.submit(self.program, self.feed.length)
+            program = other.submit(self.program, self.first_step, self.feed.length)
             self.state = self._state(step)
             self.telemetry = Telemetry(workdir, config, self.first_step + 1)
             program.result()
         keep_freed_memory()
         self.bad_in_a_row = 0
 
-    def program(self, length: int | None):
-        """The compiled step for texts of so many tokens (None: no step is left).
+    def program(self, step: int, length: int | None):
+        """The compiled step of the stage of `step`, for texts of so many tokens (None: no step is left).
 
         Made when a batch first needs it, while the step before runs, and from the compilation cache ever after. A
         longer program that stood ready would do as well, but rounds otherwise: results would depend on what was ready.
         """
-        if length is not None and length not in self.programs:
-            later = bool(self.programs)
+        if length is None:
+            return None
+        stage, later = self.config.stage_of(step), bool(self.programs)
+        if (stage, length) not in self.programs:
             if later:
-                say(f"compiling the step for texts of {length} tokens")
-            self.programs[length] = compile_step(self.config, self.optimizer, self.mesh, length)
+                size = self.config.at(step).model.image.image_size
+                say(f"compiling the step for pictures of {size} pixels and texts of {length} tokens")
+            self.programs[stage, length] = compile_step(self.config, self.optimizer, self.mesh, length, step)
             if later:
                 keep_freed_memory()
-        return self.programs.get(length)
+        return self.programs[stage, length]
 
     def _state(self, step: int | None) -> State:
         """The state of a saved step, or a fresh one."""
@@ -123,7 +126,7 @@ class _Run:
                         raise Stopped(f"stopped at step {step:,}; the same command goes on from there")
                     waited = time.monotonic() - began
                     length = batch.tokens.shape[1]
-                    self.state, metrics = self.program(length)(self.state, batch)
+                    self.state, metrics = self.program(step, length)(self.state, batch)
                     # The step before is read while this one runs, so that the device never waits for the host.
                     pending, ready = (step + 1, metrics, began, waited, length), pending
                     self.settle(ready, meter)
@@ -153,7 +156,7 @@ class _Run:
         rate = self.config.batch_size / max(seconds, 1e-9)
         values |= {"pairs_per_second": rate, "data_wait_share": min(waited / max(seconds, 1e-9), 1.0)}
         values["text_length"] = length
-        if (utilisation := self.telemetry.utilisation(rate, length)) is not None:
+        if (utilisation := self.telemetry.utilisation(rate, length, step - 1)) is not None:
             values["model_flops_utilisation"] = utilisation
         self.telemetry.record(step, values)
         meter.advance(1, f"loss {values['loss']:.4f} | {rate:,.0f} pairs/s")

@@ -12,18 +12,19 @@ from clipjax.training.state import State, abstract_state
 from clipjax.training.step import make_step
 
 
-def compile_step(config: Config, optimizer, mesh, length: int):
+def compile_step(config: Config, optimizer, mesh, length: int, at: int | None = None):
     """The compiled step for texts of `length` tokens: the state is donated and stays where the rules put it.
 
+    It is that of the stage which step `at` (from 0) lies in; None: of the config itself. The state is the same for all.
     Raises UserError, naming the knobs, where it does not fit into the memory of the mesh's devices.
     """
     sizes, limit = dict(mesh.shape), device_limit(mesh)
-    state, batch = step_arguments(config, optimizer, mesh, length)
+    state, batch = step_arguments(config, optimizer, mesh, length, at)
     held = shard_bytes(state)
     check_fit(config, sizes, held + shard_bytes(batch), limit, held)  # before minutes of compiling
     try:
         options = compiler_options(mesh.devices.flat[0].platform)
-        program = trace_step(config, optimizer, mesh, length).lower().compile(options)
+        program = trace_step(config, optimizer, mesh, length, at).lower().compile(options)
     except jax.errors.JaxRuntimeError as error:  # compilers for TPU say it themselves
         if found := exhausted(str(error)):
             check_fit(config, sizes, *found, held)
@@ -33,18 +34,17 @@ def compile_step(config: Config, optimizer, mesh, length: int):
     return program
 
 
-def trace_step(config: Config, optimizer, mesh, length: int):
+def trace_step(config: Config, optimizer, mesh, length: int, at: int | None = None):
     """The step as `jax.stages.Traced`: its jaxpr, and what `lower` and `compile` make a program of."""
-    arguments = step_arguments(config, optimizer, mesh, length)
+    arguments = step_arguments(config, optimizer, mesh, length, at)
     places = jax.tree.map(lambda leaf: leaf.sharding, arguments[0])
+    config = config if at is None else config.at(at)
     step = make_step(config, optimizer, abstract_module(config)[0], mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh))).trace(*arguments)
 
 
-def step_arguments(config: Config, optimizer, mesh, length: int) -> tuple[State, Batch]:
+def step_arguments(config: Config, optimizer, mesh, length: int, at: int | None = None) -> tuple[State, Batch]:
     """Shapes, dtypes and shardings of the state and of a global batch with texts of `length` tokens."""
-    rows = row_sharding(mesh)
-    batch = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), batch_spec(config, length)
-    )
+    rows, spec = row_sharding(mesh), batch_spec(config if at is None else config.at(at), length)
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), spec)
     return abstract_state(config, optimizer, mesh), batch

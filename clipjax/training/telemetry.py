@@ -31,7 +31,7 @@ class Telemetry:
     def __init__(self, workdir: pathlib.Path, config: Config, first_step: int):
         """Lines of steps from `first_step` on are dropped from metrics.jsonl: they are about to be run again."""
         self._first_host = jax.process_index() == 0
-        self._model, self._freeze = config.model, config.freeze
+        self._config = config
         self._peak = _PEAKS.get(jax.devices()[0].device_kind)
         self._wandb = None
         if not self._first_host:
@@ -56,16 +56,17 @@ class Telemetry:
         if self._wandb:
             self._wandb.log(values, step=step)
 
-    def utilisation(self, pairs_per_second: float, text_length: int) -> float | None:
+    def utilisation(self, pairs_per_second: float, text_length: int, step: int) -> float | None:
         """Useful model FLOP/s over the devices' peak, in [0, 1]; None where the peak is not known.
 
-        Texts count with the tokens that they were cut to, frozen towers without a backward pass: what is not computed
-        is no use of the device.
+        Pictures count with the size and the patches of the stage that `step` (from 0) lies in, texts with the tokens
+        that they were cut to, frozen towers without a backward pass: what is not computed is no use of the device.
         """
         if self._peak is None:
             return None
-        towers = zip(("image", "text"), forward_flops(self._model, text_length), strict=True)
-        flops = sum(forward * (1 if tower == self._freeze else 3) for tower, forward in towers)  # backward costs two
+        config = self._config.at(step)
+        towers = zip(("image", "text"), forward_flops(config.model, text_length, config.patch_dropout), strict=True)
+        flops = sum(forward * (1 if tower == config.freeze else 3) for tower, forward in towers)  # backward costs two
         return flops * pairs_per_second / (self._peak * jax.device_count())
 
     def close(self) -> None:

@@ -65,8 +65,10 @@ def test_a_key_beside_the_preset_changes_that_key_alone(config):
         ("total_steps", None, "total_steps, total_samples: neither is set"),
         ("total_steps", 0, "total_steps: 0 should be at least 1"),
         ("evaluate_every", 5, "evaluate_every: data.evaluate names no folder"),
-        ("loss.kind", "sigmoid", "loss.kind: 'sigmoid' should be 'softmax'"),
-        ("micro_batch_size", 3, "micro_batch_size: 3 should be unset or batch_size=256"),
+        ("loss.kind", "hinge", "loss.kind: 'hinge' should be 'softmax' or 'sigmoid'"),
+        ("micro_batch_size", 3, "micro_batch_size: 3 does not divide batch_size=256"),
+        ("dropout", -0.1, "dropout: -0.1 should be a share of numbers"),
+        ("patch_dropout", 1.0, "patch_dropout: 1.0 should be a share of the patches"),
         ("batch_size", 0, "batch_size: 0 should be at least 1"),
     ],
 )

@@ -17,6 +17,9 @@ def test_the_defaults_are_sound():
         {"max_skipped_steps": 0},
         {"remat": "some"},
         {"freeze": "both", "init_from": "x"},
+        {"micro_batch_size": 0},
+        {"micro_batch_size": 3},
+        {"dropout": 1.0},
     ],
 )
 def test_a_wrong_value_is_named(change):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.config import LossConfig
+from clipjax.config import LossConfig, StageConfig
 from clipjax.data import pipeline as module
 from clipjax.data.order import epoch_order, position_rng
 from clipjax.data.pipeline import batches
@@ -18,8 +18,8 @@ from clipjax.data.sources import open_source
 from clipjax.errors import UserError
 from clipjax.images.augment import augment
 from clipjax.images.decode import decode
+from clipjax.text import END, tokenize
 from clipjax.text import decode as words
-from clipjax.text import tokenize
 
 
 def take(config, steps, start_step=0, rows=None):
@@ -70,6 +70,25 @@ def test_a_batch_is_what_the_definition_says(config_for, shards):
         step, row = divmod(position, 7)
         assert np.array_equal(tokens[step, row], tokenize(caption, 16)[0])
         assert np.array_equal(images[step, row], view)
+
+
+def test_a_batch_has_the_sizes_of_its_stage_and_captions_keep_their_end(config_for, shards, small_chunks):
+    config = config_for(shards, batch_size=7, workers=2)
+    config = replace(config, total_steps=6, stages=(StageConfig(1 / 3, 16), StageConfig(1 / 3, 24, 4)))
+    stream = batches(config)
+    found = [next(stream) for _ in range(6)]
+    stream.close()
+    assert [(batch.images.shape[1], batch.tokens.shape[1]) for batch in found] == [(16, 16)] * 2 + [(24, 4)] * 2 + [
+        (32, 16)
+    ] * 2
+    for step, batch in enumerate(found):
+        alone = batches(config.at(step), start_step=step)  # of a run that has those sizes from the start
+        assert equal(next(alone), batch)
+        assert ((batch.tokens == END).sum(axis=1) == 1).all()
+        alone.close()
+    late = batches(config, start_step=3)
+    assert equal(next(late), found[3]) and equal(next(late), found[4])
+    late.close()
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 4])

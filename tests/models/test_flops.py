@@ -31,3 +31,4 @@ def test_flops_by_hand_for_one_layer_of_width_one():
     text = (2 * 12 * 3 + 2 * 2 * 9) + 2
     assert forward_flops(config) == (image, text)
     assert forward_flops(config, text_length=2)[1] == (2 * 12 * 2 + 2 * 2 * 4) + 2
+    assert forward_flops(config, patch_dropout=0.5)[0] == 2 * 4 * 3 + (2 * 12 * 3 + 2 * 2 * 9) + 2  # 2 patches stay

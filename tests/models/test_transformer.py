@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from clipjax.models.dropping import fold
 from clipjax.models.layers import uniform
 from clipjax.models.transformer import Block, BlockInit, run, stack, take_row
 from clipjax.trees import flatten
@@ -87,6 +88,29 @@ def test_row_of_a_block_is_that_row_of_all_its_tokens(x, position, causal):
     whole = call(block, x)
     np.testing.assert_allclose(block.row(x, position), take_row(whole, position), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(block.row(x, 2), whole[:, 2], rtol=1e-5, atol=1e-5)
+
+
+def keys_of_rows():
+    return fold(jnp.broadcast_to(jax.random.key(0), N), jnp.arange(N))
+
+
+def test_row_of_a_block_that_drops_is_that_row_of_all_its_tokens(x, position):
+    block = with_random_parameters(Block(W, HEADS, causal=True, dropout=0.3, **OPTIONS))
+    whole = nnx.jit(lambda module, x, keys: module(x, keys))(block, x, keys_of_rows())
+    assert np.abs(whole - call(block, x)).max() > 0.1  # without keys nothing is left out
+    np.testing.assert_allclose(block.row(x, position, keys_of_rows()), take_row(whole, position), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(block.row(x, 2, keys_of_rows()), whole[:, 2], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["none", "block"])
+def test_each_layer_of_a_stack_drops_by_a_key_of_its_own(x, position, remat):
+    blocks, last = map(with_random_parameters, stack(LAYERS, W, HEADS, causal=True, dropout=0.3, **OPTIONS))
+    dropping = nnx.jit(lambda blocks, last, x, keys: run(blocks, last, x, position, keys=keys, remat=remat))
+    found, expected = dropping(blocks, last, x, keys_of_rows()), x
+    for index in range(LAYERS):
+        one, keys = layer((blocks, last), index), fold(keys_of_rows(), index)
+        expected = nnx.jit(lambda module, x, keys: module(x, keys))(one, expected, keys)
+    np.testing.assert_allclose(found, take_row(expected, position), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The image tower's own parts: patches, shapes, initialisation."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,10 @@ from flax import nnx
 
 from clipjax.config import ImageConfig
 from clipjax.errors import UserError
+from clipjax.models.dropping import fold
+from clipjax.models.positions import resize_grid
 from clipjax.models.vision import PatchEmbedding, VisionTransformer
-from clipjax.trees import flatten
+from clipjax.trees import flatten, unflatten
 
 encode = nnx.jit(lambda tower, pixels: tower(pixels))
 
@@ -40,6 +44,39 @@ def test_the_place_of_a_patch_counts(model, pixels):
 def test_a_picture_of_another_size_is_refused(model):
     with pytest.raises(UserError, match=r"shape \(2, 16, 16, 3\) found, \[n, 32, 32, 3\] expected"):
         model(jnp.zeros((2, 16, 16, 3)))
+
+
+def test_positions_of_another_size_are_resized_for_the_pictures_at_hand_and_all_get_a_gradient(
+    small, drawn, model, pixels
+):
+    config, options = small.image, dict(activation="quick_gelu", dtype=jnp.float32, remat="none", unroll=1)
+    other = dataclasses.replace(config, image_size=24)
+    graph, state = nnx.split(drawn(lambda: VisionTransformer(other, 24, **options)))
+    params = flatten(nnx.state(model))
+    assert params["positional_embedding"].shape == (17, 32)
+    resized = params | {"positional_embedding": resize_grid(params["positional_embedding"], 3)}  # [10, W]
+    pictures = pixels[:, :24, :24]
+
+    def encode(params):
+        return nnx.merge(graph, unflatten(params))(pictures)
+
+    np.testing.assert_allclose(jax.jit(encode)(params), jax.jit(encode)(resized), rtol=1e-5, atol=1e-5)
+    gradient = jax.jit(jax.grad(lambda params: encode(params).sum()))(params)["positional_embedding"]
+    assert gradient.shape == (17, 32) and (jnp.abs(gradient).max(1) > 0).all()
+
+
+def test_a_share_of_the_patches_is_left_out_and_the_class_token_never(small, drawn, pixels):
+    options = dict(activation="quick_gelu", dtype=jnp.float32, remat="none", unroll=1, patch_dropout=0.75)
+    tower = drawn(lambda: VisionTransformer(small.image, 24, **options))
+    keys = fold(jnp.broadcast_to(jax.random.key(0), 4), jnp.arange(4))
+    seen = nnx.jit(lambda tower, pixels, keys: jax.grad(lambda pixels: jnp.square(tower(pixels, keys)).sum())(pixels))
+    for given, count in ((keys, 4), (None, 16)):  # of 16 patches
+        gradient = seen(tower, pixels, given).reshape(4, 4, 8, 4, 8, 3)
+        assert (jnp.abs(gradient).max((2, 4, 5)) > 0).sum((1, 2)).tolist() == [count] * 4
+    blank = drawn(lambda: VisionTransformer(small.image, 24, **options))
+    blank.patch.kernel[...] = jnp.zeros_like(blank.patch.kernel[...])
+    blank.positional_embedding[...] = jnp.zeros_like(blank.positional_embedding[...])
+    assert jnp.abs(blank(pixels, keys)).max() > 1e-3  # of the class token alone
 
 
 def test_initialisation_is_the_release_s(drawn):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from clipjax.config import resolve
+from clipjax.config import StageConfig, resolve
 from clipjax.errors import UserError
 from clipjax.models.flops import forward_flops
 from clipjax.training.telemetry import Telemetry, keep_before, read_metrics
@@ -51,11 +51,11 @@ def test_a_missing_file_has_no_records(tmp_path):
 
 def test_utilisation_counts_three_forwards_a_pair(config, tmp_path, monkeypatch):
     telemetry = Telemetry(tmp_path, config, 1)
-    assert telemetry.utilisation(100.0, 16) is None  # the peak of a CPU is not known
+    assert telemetry.utilisation(100.0, 16, 0) is None  # the peak of a CPU is not known
     monkeypatch.setattr(telemetry, "_peak", 1e12)
     expected = 3 * sum(forward_flops(config.model)) * 100.0 / (8 * 1e12)
-    assert telemetry.utilisation(100.0, 16) == pytest.approx(expected)
-    assert telemetry.utilisation(100.0, 8) < expected  # texts that were cut are less work
+    assert telemetry.utilisation(100.0, 16, 0) == pytest.approx(expected)
+    assert telemetry.utilisation(100.0, 8, 0) < expected  # texts that were cut are less work
     telemetry.close()
 
 
@@ -63,7 +63,19 @@ def test_a_frozen_tower_counts_its_forward_pass_alone(config, tmp_path, monkeypa
     telemetry = Telemetry(tmp_path, dataclasses.replace(config, freeze="image"), 1)
     monkeypatch.setattr(telemetry, "_peak", 1e12)
     image, text = forward_flops(config.model)
-    assert telemetry.utilisation(100.0, 16) == pytest.approx((image + 3 * text) * 100.0 / (8 * 1e12))
+    assert telemetry.utilisation(100.0, 16, 0) == pytest.approx((image + 3 * text) * 100.0 / (8 * 1e12))
+    telemetry.close()
+
+
+def test_a_step_counts_with_the_pictures_of_its_stage(config, tmp_path, monkeypatch):
+    stages = (StageConfig(share=0.5, patch_dropout=0.75),)
+    telemetry = Telemetry(tmp_path, dataclasses.replace(config, stages=stages), 1)
+    monkeypatch.setattr(telemetry, "_peak", 1e12)
+    last = config.total_steps - 1
+    expected = 3 * sum(forward_flops(config.model, 16, 0.75)) * 100.0 / (8 * 1e12)
+    assert telemetry.utilisation(100.0, 16, 0) == pytest.approx(expected)
+    assert telemetry.utilisation(100.0, 16, last) == pytest.approx(3 * sum(forward_flops(config.model)) / 8e10)
+    assert telemetry.utilisation(100.0, 16, last) > expected
     telemetry.close()
 
 
