@@ -83,6 +83,7 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
     import jax
 
     from clipjax.parallel.mesh import make_mesh
+    from clipjax.parallel.runtime import compiler_options
     from clipjax.planning import work
     from clipjax.training.memory import device_limit, exhausted, shard_bytes
     from clipjax.training.optimizer import make_optimizer
@@ -112,7 +113,7 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
         "versions": _versions(),
     }
     try:
-        program = traced.lower().compile()
+        program = traced.lower().compile(compiler_options(platform))
     except jax.errors.JaxRuntimeError as error:
         if (found := exhausted(str(error))) is None:
             raise

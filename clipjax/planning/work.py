@@ -9,7 +9,8 @@ from clipjax.models.flops import forward_flops
 def useful_flops(config: Config) -> int:
     """FLOP that a step on the global batch is worth: three forward passes a pair, one of a frozen tower.
 
-    Texts count whole, as the planned step computes them. What is computed twice for want of memory is worth nothing.
+    Texts count whole, as the planned step computes them, and pictures with the patches that are kept. What is computed
+    twice for want of memory is worth nothing.
     """
     towers = zip(("image", "text"), forward_flops(config.model, patch_dropout=config.patch_dropout), strict=True)
     return config.batch_size * sum(flops * (1 if tower == config.freeze else 3) for tower, flops in towers)
