@@ -117,7 +117,7 @@ def main(models: list[str]) -> None:
     lines = read()
     for row in ROWS:
         if not models or row.model in models:
-            lines[row] = line(row, plan(config(row), row.topology))
+            lines[row] = line(row, plan(config(row), row.topology, seconds=3600))
             print(lines[row], flush=True)
             write(lines)
 

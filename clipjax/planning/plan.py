@@ -115,7 +115,7 @@ class Plan:
         rows = []
         if self.found["apart"] > _EDGE * self.chip_memory_bytes:
             rows.append(
-                f"at the edge: without any reuse {in_words(self.found['apart'])} of "
+                f"at the edge: arguments and temporaries are {in_words(self.found['apart'])} of "
                 f"{in_words(self.chip_memory_bytes)}; to be safe: {'; or '.join(self._knobs())}"
             )
         if self.found["aliased"] < 0.99 * self.found["state"]:

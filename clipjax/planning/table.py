@@ -53,7 +53,7 @@ def _memory(plan: Plan) -> list[str]:
     said |= {"temporaries": f"the rest; of it gradients {in_words(found['gradients'])}"}
     share = f"{sizes['total'] / plan.chip_memory_bytes:.0%} of {in_words(plan.chip_memory_bytes)}"
     if "total" in found:
-        said["total"] = f"{share}, as compiled; without any reuse {in_words(found['apart'])}"
+        said["total"] = f"{share}, as compiled; arguments and temporaries {in_words(found['apart'])}"
     else:
         said["total"] = f"{share}, as the compiler says"
     return ["memory of a device", *(f"  {name:12} {in_words(size):>10}  {said[name]}" for name, size in sizes.items())]
@@ -64,7 +64,7 @@ def _time(plan: Plan) -> list[str]:
     executed = found["executed"] / plan.flops_per_step
     rows = [
         "time of a step, estimated: each term alone, at the full rate of the device",
-        f"  compute      {_ms(terms['compute'])}  {plan.flops_per_step:.3e} FLOP useful, {executed:.2f} of it executed",
+        f"  compute      {_ms(terms['compute'])}  {plan.flops_per_step:.3e} FLOP useful, {executed:.2f} of that done",
     ]
     if "total" not in found:
         return rows

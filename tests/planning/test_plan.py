@@ -75,7 +75,7 @@ def test_where_compilers_do_not_judge_the_memory_does(made):
 def test_what_is_close_to_a_limit_or_not_donated_is_said(made):
     assert made.advice == []
     close = Plan(made.config, "v5e:2x2", {**made.found, "apart": 15.5e9})
-    assert close.fits and "at the edge: without any reuse 15.50 GB of 16.00 GB" in close.advice[0]
+    assert close.fits and "at the edge: arguments and temporaries are 15.50 GB of 16.00 GB" in close.advice[0]
     copied = Plan(made.config, "v5e:2x2", {**made.found, "aliased": 0})
     assert "not donated" in copied.advice[0]
 
