@@ -14,7 +14,9 @@ def start(cache: bool = True) -> None:
 
     Compiled programs are kept in $CLIPJAX_CACHE, else under the user's cache folder, so that a second start is fast.
     A process with CLIPJAX_COORDINATOR (host:port), CLIPJAX_PROCESSES and CLIPJAX_PROCESS_ID in its environment joins
-    that many others; `launch/local.sh` sets them. Raises UserError if they cannot be read.
+    that many others; the scripts in launch/ set them. CLIPJAX_COORDINATOR=auto leaves it to JAX to find out who the
+    others are, which it can on TPU slices. Each process takes the devices that it sees. Raises UserError if the
+    variables cannot be read.
     """
     import jax
 
@@ -25,8 +27,19 @@ def start(cache: bool = True) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     coordinator = os.environ.get("CLIPJAX_COORDINATOR")
-    if coordinator and not jax.distributed.is_initialized():
-        jax.distributed.initialize(coordinator, _number("CLIPJAX_PROCESSES"), _number("CLIPJAX_PROCESS_ID"))
+    if not coordinator or jax.distributed.is_initialized():
+        return
+    if coordinator == "auto":
+        jax.distributed.initialize()
+        return
+    # Under SLURM, JAX would take one device a process, numbered like the task: wrong for a process a node, and where
+    # SLURM shows each task its own GPUs alone.
+    jax.distributed.initialize(
+        coordinator,
+        _number("CLIPJAX_PROCESSES"),
+        _number("CLIPJAX_PROCESS_ID"),
+        cluster_detection_method="deactivate",
+    )
 
 
 def cache_directory() -> pathlib.Path:

@@ -71,3 +71,28 @@ print(min(count() for _ in range(5)))
         for mode in ("keep", "default")
     }
     assert counts["keep"] < counts["default"] / 10, counts
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """What JAX is told of the other processes."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **options: calls.append((given, options)))
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
+    return calls
+
+
+def test_a_process_joins_the_others_and_keeps_the_devices_that_it_sees(monkeypatch, joined):
+    runtime.start(cache=False)
+    assert not joined
+    for name, value in (("COORDINATOR", "host:1"), ("PROCESSES", "4"), ("PROCESS_ID", "3")):
+        monkeypatch.setenv(f"CLIPJAX_{name}", value)
+    runtime.start(cache=False)
+    # or JAX would find SLURM by itself and take one device for each process, that of the task's number
+    assert joined == [(("host:1", 4, 3), {"cluster_detection_method": "deactivate"})]
+
+
+def test_jax_finds_the_others_where_it_can(monkeypatch, joined):
+    monkeypatch.setenv("CLIPJAX_COORDINATOR", "auto")
+    runtime.start(cache=False)
+    assert joined == [((), {})]
