@@ -5,7 +5,6 @@ from collections import Counter
 import numpy as np
 
 from clipjax.config import Config
-from clipjax.data.order import epoch_order
 from clipjax.data.sources import RecordError, open_source
 from clipjax.images.decode import ImageError, decode
 from clipjax.progress import track
@@ -26,7 +25,7 @@ def survey(config: Config, sample: int = 1000) -> dict:
     start and end tokens. `examples` names what cannot be used. Raises UserError as `open_source`.
     """
     source = open_source(config.data.train, config.data)
-    visited = epoch_order(config.seed, 0, len(source))[:sample]
+    visited = source.order(config.seed, 0)[:sample]
     captions, tokens, sides, modes, bad, empty = [], [], [], Counter(), [], []
     for index in track(visited.tolist(), "looking at records", unit="records"):
         try:

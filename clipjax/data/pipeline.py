@@ -1,6 +1,6 @@
 """The stream of batches: the global batch, in order, is a pure function of (seed, step), on any hosts and workers.
 
-Row r of step s has the position p = s * batch_size + r in the run. It shows record `epoch_order(seed, p // n)[p % n]`
+Row r of step s has the position p = s * batch_size + r in the run. It shows record `source.order(seed, p // n)[p % n]`
 of the n records, with the caption and the crop that `position_rng(seed, p)` draws, in the sizes of the stage that the
 step lies in. A record that cannot be used is replaced by the next usable one in the order of its epoch.
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 from clipjax.config import Config, ImageConfig
 from clipjax.data.batch import Batch
-from clipjax.data.order import epoch_order, position_rng
+from clipjax.data.order import position_rng
 from clipjax.data.sources import RecordError, Source, open_source
 from clipjax.errors import UserError
 from clipjax.images.augment import augment, needed_side
@@ -123,7 +123,7 @@ class _Loader:
         """Record, file, pixels [size, size, 3] uint8 and caption at a position; `bad` gets what was passed over."""
         records = len(self.source)
         epoch, place = divmod(position, records)
-        order = epoch_order(self.config.seed, epoch, records)
+        order = self.source.order(self.config.seed, epoch)
         tries = records if self.config.data.max_unreadable >= 1 else min(records, _GIVE_UP)
         for ahead in range(tries):
             index = int(order[(place + ahead) % records])

@@ -22,6 +22,7 @@ import numpy as np
 from clipjax.config import DataConfig
 from clipjax.data.sources import RecordError, Source, open_source
 from clipjax.data.sources.patterns import split_commas
+from clipjax.data.storage import is_address, look_up
 from clipjax.errors import UserError
 from clipjax.evaluation import stored
 from clipjax.evaluation.embed import ahead, caption_rows, check_finite, pixels_of
@@ -199,8 +200,11 @@ def _job(bundle: "Bundle", pictures: Pictures, **options) -> dict:
 
 
 def _stamp(files: Sequence[str]) -> str:
-    """Hash of the names, sizes and times of files."""
+    """Hash of the names, sizes and times of files; of what lies at addresses, its version."""
     digest = hashlib.sha256()
+    addresses = [path for path in files if is_address(path)]
+    for file in look_up(addresses):
+        digest.update(f"{file}\n".encode())
     for path in files:
         try:
             stat = os.stat(path)
@@ -247,7 +251,7 @@ def _absolute(specs: Sequence[str]) -> list[str]:
     found = []
     for spec in map(os.fspath, specs):
         for part in [spec] if os.path.exists(os.path.expanduser(spec)) else split_commas(spec):
-            named = part.startswith("tfds:") or "://" in part
+            named = part.startswith("tfds:") or is_address(part)
             found.append(part if named else os.path.abspath(os.path.expanduser(part)))
     return found
 

@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from clipjax.data.order import epoch_order, position_rng
+from clipjax.data.order import epoch_order, position_rng, shard_order
 
 
 def test_the_order_for_seed_42_stays_what_it_is():
@@ -49,3 +49,21 @@ def test_an_epoch_and_a_position_of_one_number_draw_different_streams():
     order = np.arange(100, dtype=np.uint32)
     position_rng(5, 0).shuffle(order)
     assert order.tolist() != epoch_order(5, 0, 100).tolist()
+
+
+def test_shards_that_are_mixed_some_at_a_time_are_met_in_groups_and_each_record_once():
+    sizes, ends = (3, 1, 4, 1, 5, 2), np.cumsum((3, 1, 4, 1, 5, 2))
+    for epoch in range(3):
+        order = shard_order(7, epoch, sizes, 2)
+        assert sorted(order.tolist()) == list(range(16))
+        shards = np.searchsorted(ends, order, side="right")
+        groups, place = [], 0
+        while place < len(shards):
+            group = list(dict.fromkeys(shards[place:].tolist()))[:2]
+            size = sum(sizes[shard] for shard in group)
+            assert set(shards[place : place + size].tolist()) == set(group)
+            groups.append(group)
+            place += size
+        assert sorted(sum(groups, [])) == list(range(6))
+    # As above: checkpoints of runs with data.shuffle_shards depend on it.
+    assert shard_order(42, 0, sizes, 2).tolist() == [5, 7, 8, 4, 6, 13, 12, 9, 11, 10, 14, 15, 3, 1, 2, 0]

@@ -208,7 +208,7 @@ def test_a_folder_of_shards_in_folders_stands_for_all_of_them(bundle, tmp_path, 
         ("none", "out.npz", "^data: no file matches"),
         ("empty", "out.npz", "^data: the folder .*empty holds no tar.* and no picture"),
         ("broken", "out.npz", "^data: none of the 1 pictures can be read: .*a.png: empty"),
-        ("gs://bucket/a.tar", "out.npz", "^data: 'gs://bucket/a.tar' is an address"),
+        ("none://bucket/a.tar", "out.npz", "^none://bucket/a.tar: none:// is no known protocol"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(bundle, tmp_path, folder, monkeypatch, data, out, message):

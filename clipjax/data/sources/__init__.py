@@ -6,6 +6,7 @@ from itertools import groupby
 import numpy as np
 
 from clipjax.config import DataConfig
+from clipjax.data.order import epoch_order, shard_order
 from clipjax.data.sources.patterns import expand
 from clipjax.data.sources.record import Record, RecordError
 from clipjax.errors import UserError
@@ -21,8 +22,8 @@ class Source:
     `files` are the paths of what is read, so that a change can be told by their sizes and times (none for TFDS).
     """
 
-    def __init__(self, parts: Sequence):
-        self.parts = list(parts)
+    def __init__(self, parts: Sequence, shuffle_shards: int = 0):
+        self.parts, self._together = list(parts), shuffle_shards
         self.dropped = sum(part.dropped.count for part in self.parts)
         self.dropped_names = [name for part in self.parts for name in part.dropped.names][:5]
         self._ends = np.cumsum([len(part) for part in self.parts], dtype=np.int64)
@@ -30,6 +31,12 @@ class Source:
     @property
     def files(self) -> list[str]:
         return [path for part in self.parts for path in part.files]
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """The order in which an epoch visits the records, [records] uint32: all mixed, or some parts at a time."""
+        if 0 < self._together < len(self.parts):
+            return shard_order(seed, epoch, tuple(len(part) for part in self.parts), self._together)
+        return epoch_order(seed, epoch, len(self))
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -42,7 +49,8 @@ class Source:
 
 
 def open_source(specs: Sequence[str], data: DataConfig, *, captions: bool = True) -> Source:
-    """Everything that `specs` name, as one source; `data` gives caption_key, image_key and max_unreadable.
+    """Everything that `specs` name, as one source; `data` gives caption_key, image_key, max_unreadable, shuffle_shards
+    and cache_gb.
 
     Without `captions`, samples need a picture only, and plain pictures and folders of them are a source too.
     Raises UserError for what is absent or of no known form, for a source without one pair, and where the share of
@@ -51,7 +59,7 @@ def open_source(specs: Sequence[str], data: DataConfig, *, captions: bool = True
     parts = []
     for form, files in groupby(expand(specs, pictures=not captions), key=lambda file: file[0]):
         parts += _open(form, [path for _, path in files], data, captions)
-    source = Source(parts)
+    source = Source(parts, data.shuffle_shards)
     _judge(source, ", ".join(specs), data.max_unreadable, "picture or caption" if captions else "picture")
     return source
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from clipjax.data import storage
 from clipjax.data.sources.record import IMAGE_EXTENSIONS
 from clipjax.errors import UserError
 
@@ -16,6 +17,7 @@ _FORMS = {  # form to what its files are called; a file called otherwise is take
 }
 _PICTURE = rf"\.({'|'.join(IMAGE_EXTENSIONS)})$"
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_REMOTE_MAGIC = r"[*\[]"  # a question mark belongs to an address
 _MOST = 1_000_000  # files of one pattern
 _HINT = "Give a glob of tar shards or tfds:NAME."
 
@@ -57,10 +59,8 @@ def expand_braces(text: str) -> list[str]:
 
 
 def _matches(pattern: str, pictures: bool) -> list[tuple[str, str]]:
-    if "://" in pattern:
-        raise UserError(
-            f"data.train: {pattern!r} is an address; sources are local. Mount the bucket or copy its files."
-        )
+    if storage.is_address(pattern):
+        return _remote_matches(pattern)
     if os.path.exists(pattern):
         return _files(pattern, pictures)
     names = expand_braces(pattern)
@@ -76,6 +76,28 @@ def _matches(pattern: str, pictures: bool) -> list[tuple[str, str]]:
             "Complete them or give the range that is there."
         )
     return [file for path in found for file in _files(path, pictures)]
+
+
+def _remote_matches(pattern: str) -> list[tuple[str, str]]:
+    """The tar shards that a pattern, a name or a folder at an address stands for."""
+    names = expand_braces(pattern)
+    exact = [name for name in names if not re.search(_REMOTE_MAGIC, name)]
+    there = dict(zip(exact, storage.look_up(exact), strict=True))
+    found, absent = [], []
+    for name in names:
+        matched = [name] if there.get(name) else [] if name in there else storage.match(name)
+        matched = matched or [file.url for file in storage.list_folder(name.rstrip("/")) if _form(file.url) == "tar"]
+        found += matched
+        absent += [] if matched else [name]
+    absent = [name for name in absent if name in there or not found]  # a glob may match nothing beside others
+    if absent:
+        raise UserError(
+            f"data.train: {len(absent):,} of the {len(names):,} names of {pattern!r} are absent, first {absent[0]!r}. "
+            "Check the address, or give the range that is there."
+        )
+    if other := [name for name in found if _form(name) in ("array_record", "table")]:
+        raise UserError(f"data.train: {other[0]!r}: only tar shards are read from an address. Copy it to a local disk.")
+    return [("tar", name) for name in found]
 
 
 def _glob(name: str) -> list[str]:

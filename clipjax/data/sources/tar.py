@@ -10,7 +10,9 @@ import numpy as np
 
 from clipjax.config import DataConfig
 from clipjax.data.sources.record import IMAGE_EXTENSIONS, Dropped, Record, RecordError, captions_of, lines_of
-from clipjax.data.sources.tar_index import Index, tar_index
+from clipjax.data.sources.shard_cache import CachedShard, cached
+from clipjax.data.sources.tar_index import Index, remote_tar_index, tar_index
+from clipjax.data.storage import is_address
 from clipjax.progress import track
 
 _OPENERS = 8  # threads: one shard's headers wait for the disk while another's are read
@@ -28,10 +30,11 @@ def read_members(path: str | Path) -> list[tuple[str, dict[str, tuple[int, int]]
 
 
 def open_tars(paths: Sequence[str], data: DataConfig, captions: bool = True) -> list["TarSource"]:
-    """One source a shard, in order. Raises UserError for a file that is no tar."""
+    """One source a shard, in order, local or at an address. Raises UserError for a file that is no tar."""
+    remote = cached([path for path in paths if is_address(path)], data)
     pool = ThreadPoolExecutor(min(_OPENERS, len(paths)))
     try:
-        shards = pool.map(lambda path: TarSource(path, data, captions), paths)
+        shards = pool.map(lambda path: TarSource(path, data, captions, remote.get(path)), paths)
         return list(track(shards, "indexing shards", total=len(paths), unit="shards"))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -41,15 +44,15 @@ class TarSource:
     """The pairs of one shard. Captions: the list `captions` of a sample's .json if there, else each line of its .txt.
 
     Without `captions` a picture alone is a sample. data.caption_key names another extension or another key of the
-    .json, data.image_key the extension of the picture.
+    .json, data.image_key the extension of the picture. `remote` is the shard where `path` is an address.
     """
 
-    def __init__(self, path: str, data: DataConfig, captions: bool = True):
-        self.path, self.dropped = str(path), Dropped()
+    def __init__(self, path: str, data: DataConfig, captions: bool = True, remote: CachedShard | None = None):
+        self.path, self.remote, self.dropped = str(path), remote, Dropped()
         self.files = [self.path]
         self._caption_key = data.caption_key or "captions"
         keys, places = [], []
-        for key, members in read_members(path):
+        for key, members in read_members(path) if remote is None else _samples(remote_tar_index(remote)):
             place = _places(members, data)
             if lacking := _lacking(place, captions):
                 self.dropped.add(f"{self.path}/{key}: no {lacking} beside .{', .'.join(members)}")
@@ -65,12 +68,20 @@ class TarSource:
     def __getitem__(self, index: int) -> Record:
         key = f"{self.path}/{self._keys[index].decode('utf-8', 'replace')}"
         # opened at each read: that costs microseconds, and no limit on open files is met with 10,000 shards
-        descriptor = os.open(self.path, os.O_RDONLY)
+        descriptor = self._open(key)
         try:
             image, text, meta = (_read(descriptor, *map(int, place), key) for place in self._places[index])
         finally:
             os.close(descriptor)
         return Record(key, image, self._captions(meta) or lines_of(text))
+
+    def _open(self, key: str) -> int:
+        if self.remote is None:
+            return os.open(self.path, os.O_RDONLY)
+        try:
+            return self.remote.open()
+        except OSError as error:
+            raise RecordError(f"{key}: {error}") from error
 
     def _captions(self, meta: bytes) -> tuple[str, ...]:
         try:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipjax.data.sources.shard_cache import MODIFIED, CachedShard
 from clipjax.errors import UserError
 from clipjax.progress import say
 
@@ -47,20 +48,40 @@ def tar_index(path: str | Path) -> Index:
     """The index of one tar; damage is told in one line. Raises UserError, naming the file, for what is no tar."""
     try:
         stat = os.stat(path)
-        kept = _kept_at(path)
-        index = _load(kept, stat)
+        kept, made_of = _kept_at(path), (stat.st_size, stat.st_mtime_ns)
+        index = _load(kept, *made_of)
         if index is None:
-            index = _scan(path, stat.st_size)
+            index = _scan(path, stat.st_size, path)
             if len(index.names) >= _WORTH_KEEPING and not index.damage:  # damage may be a bad moment of the disk
-                _save(kept, stat, index)
+                _save(kept, *made_of, index)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}. Give a tar file.") from error
+    return _told(path, index)
+
+
+def remote_tar_index(shard: CachedShard) -> Index:
+    """`tar_index` of a shard at an address; it is fetched only if its index is not kept from an earlier time."""
+    file, cache = shard.file, shard.cache
+    kept, made_of = _kept_at(cache.path(file)), (file.size, MODIFIED)
+    index = _load(kept, *made_of)
+    if index is None:
+        try:
+            with cache.pinned(file) as path:
+                index = _scan(path, file.size, file.url)
+        except OSError as error:
+            raise UserError(f"{error}. Check the address, the network and the credentials.") from error
+        if index.names and not index.damage:
+            _save(kept, *made_of, index)
+    return _told(file.url, index)
+
+
+def _told(name, index: Index) -> Index:
     if index.damage:
-        say(f"{path}: {index.damage}; the {len(index.names):,} complete files before that are used")
+        say(f"{name}: {index.damage}; the {len(index.names):,} complete files before that are used")
     return index
 
 
-def _scan(path, size: int) -> Index:
+def _scan(path, size: int, name) -> Index:
     """Walk the headers. Links, folders, devices and sparse files are left out: their bytes do not lie in one piece."""
     names, spans = [], []
     try:
@@ -68,7 +89,7 @@ def _scan(path, size: int) -> Index:
     except OSError:
         raise
     except Exception as error:  # here and below: on hostile headers tarfile raises nearly any kind
-        raise UserError(f"{path}: found {_what(path, size)}, expected a tar without compression.") from error
+        raise UserError(f"{name}: found {_what(path, size)}, expected a tar without compression.") from error
     damage, last = "", -1
     with tar:
         while not damage:
@@ -122,24 +143,24 @@ def _kept_at(path) -> Path:
     return Path(home) / "clipjax" / "tars" / f"{name}.npz"
 
 
-def _load(kept: Path, stat) -> Index | None:
+def _load(kept: Path, size: int, modified: int) -> Index | None:
     """The index kept for a file of this size and time; None if there is none or it cannot be trusted."""
     try:
         with np.load(kept, allow_pickle=False) as arrays:
-            if arrays["made_of"].tolist() != [_FORMAT, stat.st_size, stat.st_mtime_ns]:
+            if arrays["made_of"].tolist() != [_FORMAT, size, modified]:
                 return None
             names = arrays["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
             spans = arrays["spans"]
     except Exception:  # absent, half a file, or anything else under that name
         return None
     whole = spans.dtype == np.int64 and spans.shape == (len(names), 2) and spans.min() >= 0
-    return Index(names, spans, "") if whole and spans.sum(axis=1).max() <= stat.st_size else None
+    return Index(names, spans, "") if whole and spans.sum(axis=1).max() <= size else None
 
 
-def _save(kept: Path, stat, index: Index) -> None:
+def _save(kept: Path, size: int, modified: int, index: Index) -> None:
     """Write beside the name, then rename, so that a kill or a second process leaves no half a file."""
     arrays = {
-        "made_of": np.array([_FORMAT, stat.st_size, stat.st_mtime_ns], np.int64),
+        "made_of": np.array([_FORMAT, size, modified], np.int64),
         "names": np.frombuffer("\0".join(index.names).encode("utf-8", "surrogateescape"), np.uint8),
         "spans": index.spans,
     }

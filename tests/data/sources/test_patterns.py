@@ -101,7 +101,8 @@ def test_a_home_folder_is_found(files, monkeypatch):
         (["x-*.tar"], r"no file matches 'x-\*.tar' .looked in .*. Give a glob of tar shards or tfds:NAME."),
         (["nowhere/x-{0..3}.tar"], "looked in .*nowhere, which is no folder"),
         (["a-{0..5}.tar"], r"3 of the 6 files of 'a-{0..5}.tar' are absent, first 'a-3.tar'"),
-        (["gs://bucket/a.tar"], "is an address"),
+        (["none://bucket/a.tar"], "none:// is no known protocol"),
+        (["memory://bucket/{a,b}.tar"], "2 of the 2 names of 'memory://bucket/{a,b}.tar' are absent"),
         (["."], None),
     ],
 )
