@@ -4,18 +4,25 @@
 step) and `state` (the whole train state). Reading one for evaluation takes metadata, parameters and running averages.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
+import os
 import pathlib
+import tempfile
 from typing import Any, NamedTuple
 
 from clipjax import text
 from clipjax.config import Config, from_json
+from clipjax.data import storage
 from clipjax.errors import UserError
 from clipjax.models.stacking import stack_layers, unstack_layers
+from clipjax.parallel.runtime import cache_directory
 from clipjax.trees import flatten, unflatten
 
 FORMAT_VERSION = 2  # 1 had all layers of a tower in one stack: `read` takes it, `restore` does not
+LAST_STORED = "metadata/metadata"  # at an address, where nothing can be renamed: a step that has it is complete
 
 
 class Saved(NamedTuple):
@@ -69,11 +76,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         directory = self._manager.directory / str(step)
-        if _read_metadata(pathlib.Path(directory))["format_version"] != FORMAT_VERSION:
-            raise UserError(
-                f"{directory}: an earlier version of this program wrote it, and its optimizer's state does not fit. "
-                "Start anew from its weights with --config.init_from."
-            )
+        check_resumable(pathlib.Path(directory))
         try:
             items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
             return self._manager.restore(step, args=items)["state"]
@@ -86,6 +89,15 @@ class Checkpoints:
         """Wait for the last save."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def check_resumable(directory: pathlib.Path) -> None:
+    """Raise UserError for a checkpoint whose weights can be read, but whose whole state cannot."""
+    if _read_metadata(directory)["format_version"] != FORMAT_VERSION:
+        raise UserError(
+            f"{directory}: an earlier version of this program wrote it, and its optimizer's state does not fit. "
+            "Start anew from its weights with --config.init_from."
+        )
 
 
 def write(destination: str | pathlib.Path, config: Config, params: dict, batch_stats: dict) -> None:
@@ -127,7 +139,12 @@ def make_metadata(config: Config) -> dict:
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path:
-    """The step directory that `path` means: itself, or the newest complete one of a run or of its `checkpoints`."""
+    """The step directory that `path` means: itself, or the newest complete one of a run or of its `checkpoints`.
+
+    Of a run at an address (gs://, s3://) that is a copy in the user's cache folder.
+    """
+    if storage.is_address(path):
+        return _find_stored(str(path).rstrip("/"))
     path = pathlib.Path(path).absolute()
     if not path.is_dir():
         raise UserError(f"{path}: no such directory. Give a run's working directory or one of its checkpoints/STEP.")
@@ -140,6 +157,47 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
         if steps:
             return steps[-1][1]
     raise UserError(f"{path}: no complete checkpoint is in it (looked for checkpoints/STEP). Train one first.")
+
+
+def stored_steps(url: str) -> dict[int, dict[str, storage.Remote]]:
+    """The complete steps in the folder at an address, rising, each with its files by their names."""
+    steps: dict[int, dict[str, storage.Remote]] = {}
+    for name, file in storage.list_below(url).items():
+        step, _, inner = name.partition("/")
+        if step.isdigit():
+            steps.setdefault(int(step), {})[inner] = file
+    return {step: steps[step] for step in sorted(steps) if LAST_STORED in steps[step]}
+
+
+def fetch_step(files: dict[str, storage.Remote], directory: pathlib.Path) -> None:
+    """Copy the files of a stored step into a new directory. Raises UserError for one that cannot be had."""
+    for name, file in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            storage.fetch(file, directory / name)
+        except OSError as error:
+            raise UserError(f"{error}. Check the network and the disk, or give another checkpoint.") from None
+
+
+def _find_stored(url: str) -> pathlib.Path:
+    parent, _, name = url.rpartition("/")
+    steps, step = {}, None
+    if name.isdigit():
+        steps, step = stored_steps(parent), int(name)
+    for folder in (f"{url}/checkpoints", url):
+        steps = steps or stored_steps(folder)
+    step = max(steps, default=None) if step is None else step
+    if step not in steps:
+        raise UserError(f"{url}: no complete checkpoint is in it (looked for checkpoints/STEP). Train one first.")
+    made_of = "\n".join(sorted(map(repr, steps[step].values())))
+    directory = cache_directory() / "checkpoints" / hashlib.sha256(made_of.encode()).hexdigest()[:16] / str(step)
+    if not directory.exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent) as whole:
+            fetch_step(steps[step], pathlib.Path(whole, str(step)))
+            with contextlib.suppress(OSError):  # another process was first
+                os.replace(pathlib.Path(whole, str(step)), directory)
+    return directory
 
 
 def read(path: str | pathlib.Path) -> Saved:

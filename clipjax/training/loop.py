@@ -15,6 +15,7 @@ from clipjax import checkpoints
 from clipjax.bundle import Bundle, merge
 from clipjax.config import Config, as_json, from_json, judge_devices, resolve
 from clipjax.data.pipeline import batches
+from clipjax.data.storage import is_address
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import open_datasets
 from clipjax.evaluation.suite import evaluate_live
@@ -28,6 +29,7 @@ from clipjax.training.optimizer import make_optimizer
 from clipjax.training.program import compile_step
 from clipjax.training.start import check_start, start_state
 from clipjax.training.state import State, abstract_state
+from clipjax.training.stored import StoredCheckpoints, StoredRun
 from clipjax.training.telemetry import Telemetry, read_metrics
 from clipjax.trees import flatten
 
@@ -39,28 +41,33 @@ class Stopped(Exception):
 def train(config: Any, workdir: str | os.PathLike) -> Bundle:
     """Run a config (a ConfigDict or a resolved Config) to its last step and return the model.
 
-    A run found in `workdir` is resumed from its newest complete checkpoint, bit for bit. Raises UserError for mistakes
-    in the config, and `Stopped` after SIGTERM or SIGINT, once the state is saved.
+    `workdir` is a folder or an address (gs://, s3://). A run found there is resumed from its newest complete
+    checkpoint, bit for bit. Raises UserError for mistakes in the config, and `Stopped` after SIGTERM or SIGINT, once
+    the state is saved.
     """
     config = config if isinstance(config, Config) else resolve(config)
     judge_devices(config, jax.device_count())
     check_start(config)
-    workdir = pathlib.Path(workdir).absolute()
-    _claim(workdir, config)
-    return _Run(config, workdir).finish()
+    stored = StoredRun(str(workdir)) if is_address(workdir) else None
+    folder = stored.folder if stored else pathlib.Path(workdir).absolute()
+    _claim(folder, config)
+    return _Run(config, folder, stored).finish()
 
 
 class _Run:
     """What the loop holds on to between steps."""
 
-    def __init__(self, config: Config, workdir: pathlib.Path):
-        self.config, self.workdir = config, workdir
+    def __init__(self, config: Config, workdir: pathlib.Path, stored: StoredRun | None):
+        self.config, self.workdir, self.stored = config, workdir, stored
+        self.place = stored.url if stored else workdir  # as people know it
         self.mesh = make_mesh(config.mesh)
         self.rows = local_rows(self.mesh, config.batch_size)
         self.optimizer = make_optimizer(config)
         if config.evaluate_every:
             open_datasets(config.data.evaluate)  # now, and not after the first hours of training
-        self.saver = checkpoints.Checkpoints(workdir / "checkpoints", config)
+        self.saver = (
+            StoredCheckpoints(stored, config) if stored else checkpoints.Checkpoints(workdir / "checkpoints", config)
+        )
         step = self.saver.latest_step()
         self.first_step = min(step or 0, config.total_steps)
         self.data = batches(config, start_step=self.first_step, rows=self.rows)  # before the state: it can be wrong
@@ -96,7 +103,7 @@ class _Run:
         """The state of a saved step, or a fresh one."""
         if step is None:
             return start_state(self.config, self.optimizer, self.mesh)
-        say(f"resuming {self.workdir} at step {step:,}")
+        say(f"resuming {self.place} at step {step:,}")
         return self.saver.restore(step, abstract_state(self.config, self.optimizer, self.mesh))
 
     def _feed(self) -> Feed:
@@ -139,6 +146,9 @@ class _Run:
         finally:
             self.saver.close()
             self.telemetry.close()
+            if self.stored:
+                self.stored.store_files()
+                self.stored.wait()
             self.data.close()
         return self.bundle(config.total_steps)
 
@@ -213,7 +223,7 @@ class _Run:
         halves = self.state.params, self.state.batch_stats
         copies = jax.tree.map(lambda leaf: leaf + 0, halves)  # the next step donates the state
         return Bundle(
-            merge(self.config, *copies), self.config, name=f"{self.workdir} step {step}", step=step, mesh=self.mesh
+            merge(self.config, *copies), self.config, name=f"{self.place} step {step}", step=step, mesh=self.mesh
         )
 
     def summary(self, seconds: float) -> None:
@@ -221,9 +231,9 @@ class _Run:
         steps = self.config.total_steps - self.first_step
         rate = steps * self.config.batch_size / max(seconds, 1e-9)
         say(f"done: {steps:,} steps in {seconds:,.0f} s ({rate:,.0f} pairs/s); data: {self.data.report()}")
-        say(f"checkpoints: {self.workdir}/checkpoints\nmetrics: {self.workdir}/metrics.jsonl")
+        say(f"checkpoints: {self.place}/checkpoints\nmetrics: {self.place}/metrics.jsonl")
         if self.config.evaluate_every:
-            say(f"evaluations: {self.workdir}/evaluations")
+            say(f"evaluations: {self.place}/evaluations")
 
 
 class _StopSignal:
