@@ -19,7 +19,7 @@ from clipjax.images.preprocess import preprocess
 from clipjax.models.clip import CLIP
 from clipjax.models.layers import unit
 from clipjax.models.stacking import stack_layers, unstack_layers
-from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated
+from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated, traced_on
 from clipjax.parallel.precision import compute_dtype
 from clipjax.parallel.runtime import keep_freed_memory
 from clipjax.progress import say
@@ -174,11 +174,14 @@ class Bundle:
         return self._program(lambda model, tokens: model.encode_text(tokens))
 
     def _program(self, encode):
-        graph = self._graph
+        graph, mesh = self._graph, self._mesh
         keep_freed_memory()
-        return jax.jit(
-            lambda params, rows: unit(encode(nnx.merge(graph, params), rows)), out_shardings=replicated(self._mesh)
-        )
+
+        def unit_rows(params, rows):
+            with traced_on(mesh):
+                return unit(encode(nnx.merge(graph, params), rows))
+
+        return jax.jit(unit_rows, out_shardings=replicated(mesh))
 
 
 def load(source: str | os.PathLike, *, activation: str | None = None) -> Bundle:

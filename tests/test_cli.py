@@ -37,7 +37,26 @@ def config(tmp_path):
         (["train", "--config=CONFIG", "--workdir=W", "--confg.x=1"], "--confg.x=1: not an option of this command"),
         (["train", "--config=none.py", "--workdir=W"], "none.py: no such file"),
         (["train", "--config=CONFIG", "--workdir=W", "--config.batchsize=4"], "config.batchsize: no such key"),
-        (["train", "--config=CONFIG", "--workdir=W", "--config.mesh.fsdp=3"], "mesh"),
+        (
+            ["train", "--config=CONFIG", "--workdir=W", "--config.mesh.fsdp=3"],
+            "mesh: fsdp=3 x tensor=1 does not divide",
+        ),
+        (["train", "--config=CONFIG", "--workdir=W", "--config.mesh.data=4"], "needs 4 devices, but 8 are here"),
+        (["train", "--config=CONFIG", "--workdir=W", "--config.mesh.data=0"], "mesh.data: 0 should be at least 1"),
+        (
+            ["train", "--config=CONFIG", "--workdir=W", "--config.mesh.tensor=4"],
+            "model.image.heads: 1 does not divide by mesh.tensor=4",
+        ),
+        (
+            ["train", "--config=CONFIG", "--workdir=W", "--config.model.preset=tiny-resnet", "--config.mesh.tensor=8"],
+            "model.image.heads: 4 does not divide by mesh.tensor=8",
+        ),
+        (
+            ["train", "--config=CONFIG", "--workdir=W", "--config.mesh.num_slices=2"],
+            "devices here (cpu) lie in no slice",
+        ),
+        (["train", "--config=CONFIG", "--workdir=W", "--config.remat=offload"], "remat: 'offload' moves"),
+        (["train", "--config=CONFIG", "--workdir=W", "--config.remat=all"], "remat: 'all' should be 'none' or 'block'"),
         (["train", "--config=CONFIG", "--workdir=W", "--config.data.train=none/*.tar"], "data.train: no file matches"),
         (["train", "--config=CONFIG", "--workdir=W"], "data.train"),
         (["evaluate", "--checkpoint=none", "--data=D", "--out=O"], "D"),

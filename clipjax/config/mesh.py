@@ -7,21 +7,28 @@ from clipjax.errors import UserError
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh's axes. `data=-1` takes the devices that the other axes leave."""
+    """Sizes of the mesh's axes. `data=-1` takes the devices that the other axes leave.
+
+    Of several slices (TPUs that are joined by the slower network between machines) data takes the outermost part, so
+    that gradients alone cross from one to another.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    num_slices: int = 1
 
     def mistakes(self) -> list[str]:
         """What is wrong with the section on its own, one line each."""
         rows = [
             f"{name}: {getattr(self, name)} should be at least 1"
-            for name in ("fsdp", "tensor")
+            for name in ("fsdp", "tensor", "num_slices")
             if getattr(self, name) < 1
         ]
         if self.data < 1 and self.data != -1:
             rows.append(f"data: {self.data} should be at least 1, or -1 for all devices that remain")
+        elif self.num_slices > 1 and self.data > 0 and self.data % self.num_slices:
+            rows.append(f"num_slices: {self.num_slices} does not divide mesh.data={self.data}")
         return rows
 
     def sizes(self, devices: int) -> tuple[int, int, int]:
@@ -37,5 +44,10 @@ class MeshConfig:
             raise UserError(
                 f"mesh: data={data} x fsdp={self.fsdp} x tensor={self.tensor} needs {data * rest} devices, "
                 f"but {devices} are here. Set mesh.data=-1 to take what remains."
+            )
+        if data % self.num_slices:
+            raise UserError(
+                f"mesh.num_slices: {self.num_slices} does not divide mesh.data={data}, which spans the slices. "
+                "Choose mesh.fsdp and mesh.tensor so that they fit into one slice."
             )
         return data, self.fsdp, self.tensor

@@ -63,8 +63,8 @@ class CLIP(nnx.Module):
     """The model of a config. `dtype` is what the matmuls of both towers compute in.
 
     Parameters are float32, zeros until they are drawn (`initialise.draw`) or loaded. LayerNorm, softmax and
-    normalisation are float32 whatever the dtype, and so are the features. remat: "none", or "block" to keep only the
-    input of each block for the gradient. unroll: see `transformer.run`; True suits CPU.
+    normalisation are float32 whatever the dtype, and so are the features. remat: what blocks keep for the gradient
+    (models/remat.py). unroll: see `transformer.run`; True suits CPU.
     dropout, patch_dropout: shares that are left out where a call is given random keys, one a row; without, nothing is.
     loss: the kind that the model is for; "sigmoid" begins at another scale and adds a bias to the logits.
     """

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from clipjax.models.layers import constant, dense, param, uniform
+from clipjax.models.remat import CONVOLVED, named
 
 _EPSILON = 1e-5
 _MOMENTUM = 0.9  # of the running averages; torch calls this 0.1
@@ -27,9 +28,10 @@ class Convolution(nnx.Module):
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         if self.size == 1:
             n, height, width, channels = x.shape
-            y = dense(x.reshape(-1, channels), kernel, None, self.dtype)
-            return y.reshape(n, height, width, -1)
-        return convolve_3x3(x, kernel) if self.stride == 1 else _convolve(x, kernel, self.stride)
+            y = dense(x.reshape(-1, channels), kernel, None, self.dtype).reshape(n, height, width, -1)
+        else:
+            y = convolve_3x3(x, kernel) if self.stride == 1 else _convolve(x, kernel, self.stride)
+        return named(y, CONVOLVED)
 
 
 class BatchNorm(nnx.Module):

@@ -9,10 +9,12 @@ from flax import nnx
 
 from clipjax.config import ImageConfig
 from clipjax.errors import UserError
+from clipjax.models.attention import attend
 from clipjax.models.convolution import BatchNorm, Convolution, average_pool
 from clipjax.models.layers import Linear, normal, param, uniform
 from clipjax.models.positions import resize_grid
-from clipjax.models.transformer import attend
+from clipjax.models.remat import checkpointed
+from clipjax.parallel.sharding import by_rows
 
 
 class ModifiedResNet(nnx.Module):
@@ -44,10 +46,10 @@ class ModifiedResNet(nnx.Module):
             raise UserError(
                 f"images: shape {pixels.shape} found, [n, {size}, {size}, 3] expected. Preprocess them first."
             )
-        x = self.stem(pixels)  # [n, size / 4, size / 4, W]
+        x = self.stem(by_rows(pixels, "tensor"))  # [n, size / 4, size / 4, W]
         for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
             x = stage(x)
-        return self.pool(x)  # of [n, size / 32, size / 32, 32 W]
+        return by_rows(self.pool(x))  # of [n, size / 32, size / 32, 32 W]
 
 
 class Stem(nnx.Module):
@@ -86,7 +88,7 @@ class Stage(nnx.Module):
         x, averages = self._apply(self.first)(x, nnx.state(self.first))
         self._remember(self.first, averages)
         if self.blocks is not None:
-            unroll = 1 if self.remat == "block" else self.unroll
+            unroll = self.unroll if self.remat == "none" else 1
             x, averages = jax.lax.scan(self._apply(self.blocks), x, nnx.state(self.blocks), unroll=unroll)
             self._remember(self.blocks, averages)
         return x
@@ -97,9 +99,9 @@ class Stage(nnx.Module):
 
         def apply(x, state):
             module = nnx.merge(graph, state)
-            return module(x), nnx.state(module, nnx.BatchStat)
+            return by_rows(module(x), "tensor"), nnx.state(module, nnx.BatchStat)
 
-        return jax.checkpoint(apply, prevent_cse=False) if self.remat == "block" else apply
+        return checkpointed(apply, self.remat)
 
     def _remember(self, block, averages):
         if not block.bn1.use_running_average:

@@ -7,6 +7,7 @@ from clipjax.config import TextConfig
 from clipjax.errors import UserError
 from clipjax.models.layers import LayerNorm, Linear, normal, param
 from clipjax.models.transformer import BlockInit, run, stack
+from clipjax.parallel.sharding import by_rows, laid_out
 
 
 class TextTransformer(nnx.Module):
@@ -43,8 +44,18 @@ class TextTransformer(nnx.Module):
         length, longest = tokens.shape[1], self.config.context_length
         if length > longest:
             raise UserError(f"texts: {length} tokens a row found, at most {longest} expected. Tokenize to that length.")
-        x = self.token_embedding[...][tokens] + self.positional_embedding[...][None, :length]  # [n, L, W]
+        x = look_up(self.token_embedding[...], tokens) + self.positional_embedding[...][None, :length]  # [n, L, W]
         end = jnp.argmax(tokens == self.config.end_token, axis=1)  # [n] the first one
         x = x.astype(self.dtype)
         x = run(self.blocks, self.last, x, end, keys=keys, remat=self.remat, unroll=self.unroll)  # [n, W]
-        return self.projection(self.ln_final(x))
+        return by_rows(self.projection(self.ln_final(x)))
+
+
+def look_up(table, tokens):
+    """Rows of table [vocabulary, W] for tokens [n, L] int32: [n, L, W].
+
+    A device looks its columns up for its rows and its neighbours' along fsdp, then columns are exchanged for rows: less
+    to send than the table, and no gradient of the whole table anywhere.
+    """
+    columns = laid_out(table[laid_out(tokens, "data")], "data", None, ("fsdp", "tensor"))
+    return by_rows(laid_out(columns, "data", None, "fsdp"))

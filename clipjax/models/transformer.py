@@ -6,8 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from clipjax.models.attention import attend, self_attention, suits_rows
 from clipjax.models.dropping import drop_numbers, fold
 from clipjax.models.layers import MLP, Init, LayerNorm, Linear, constant, dense
+from clipjax.models.remat import MIDDLE, MIXED, QKV, checkpointed, named
+from clipjax.models.row_attention import attend_by_rows, by_lanes
+from clipjax.parallel.sharding import by_rows
 
 
 class BlockInit(NamedTuple):
@@ -32,10 +36,24 @@ class Attention(nnx.Module):
         self.heads, self.causal, self.dtype = heads, causal, dtype
 
     def __call__(self, x):
+        if suits_rows(x, self.causal):
+            return self._by_rows(x)
         n, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, -1)  # [n, T, 3, K, D]
-        seen = jnp.tri(tokens, dtype=bool)[None, None] if self.causal else None  # [1, 1, T, T]
-        return self.out(attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], seen))
+        qkv = named(self.qkv(x), QKV).reshape(n, tokens, 3, self.heads, -1)  # [n, T, 3, K, D]
+        mixed = self_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], causal=self.causal)  # [n, T, W]
+        return self.out(named(mixed, MIXED))
+
+    def _by_rows(self, x):
+        """`__call__` by way of arrays [n, K, D, T] (row_attention.py)."""
+        (width, _, _), heads, dtype = self.qkv.kernel.shape, self.heads, self.dtype
+        kernel = self.qkv.kernel[...].astype(dtype).reshape(width, 3, heads, -1)  # [W, 3, K, D]
+        bias = self.qkv.bias[...].astype(dtype).reshape(1, 3, heads, -1, 1)
+        q, k, v = (
+            named(by_lanes(jnp.einsum("ntw,wkd->nkdt", x.astype(dtype), kernel[:, i]) + bias[:, i]), QKV)
+            for i in range(3)
+        )
+        out = self.out.kernel[...].astype(dtype).reshape(heads, -1, width)  # [K, D, W]
+        return jnp.einsum("nkdt,kdw->ntw", attend_by_rows(q, k, v), out) + self.out.bias[...].astype(dtype)[None, None]
 
     def row(self, query, x, position):
         """The row that `__call__` puts at `position`: query [n, W] is that row of x [n, T, W]. Returns [n, W]."""
@@ -64,7 +82,7 @@ class Block(nnx.Module):
         self.dropout = dropout
 
     def __call__(self, x, keys=None):
-        x = x + self._drop(self.attention(self.ln_1(x)), keys, 0)
+        x = named(x + self._drop(self.attention(self.ln_1(x)), keys, 0), MIDDLE)
         return x + self._drop(self.mlp(self.ln_2(x)), keys, 1)
 
     def row(self, x, position, keys=None):
@@ -94,9 +112,9 @@ def run(blocks: Block | None, last: Block, x, position, *, keys=None, remat="non
     CLIP reads one token of each sequence, so the last block computes only that one: the same numbers for 10/12 less
     of one layer. Its parameters are arrays of their own: cut out of one stack, those of all layers would be copied in
     every step, and their gradients too. `unroll` is that of `jax.lax.scan`.
-    remat "block" keeps the input of each block and computes its inside again for the gradient. It always loops: XLA
-    on CPU moves the second computation forward in unrolled code and saves nothing. The last block is left out, since
-    its gradient comes first. keys [n]: a random key a row, for dropout; None, as in evaluation, leaves out nothing.
+    What a block keeps for its gradient is what `remat` says (models/remat.py); but for "none" it always loops: XLA on
+    CPU moves the second computation forward in unrolled code and saves nothing. The last block is left out, since its
+    gradient comes first. keys [n]: a random key a row, for dropout; None, as in evaluation, leaves out nothing.
     """
     keys = keys if last.dropout else None
     count = 0 if blocks is None else len(jax.tree.leaves(nnx.state(blocks))[0])
@@ -104,17 +122,18 @@ def run(blocks: Block | None, last: Block, x, position, *, keys=None, remat="non
     def keys_of(index):
         return None if keys is None else fold(keys, index)
 
+    x = by_rows(x)
     if blocks is not None:
         graph, layers = nnx.split(blocks)
 
         def block(x, layer):
             layer, index = layer
-            return nnx.merge(graph, layer)(x, keys_of(index)), None
+            return by_rows(nnx.merge(graph, layer)(x, keys_of(index))), None
 
-        if remat == "block":
-            block, unroll = jax.checkpoint(block, prevent_cse=False), 1
-        x, _ = jax.lax.scan(block, x, (layers, None if keys is None else jnp.arange(count)), unroll=unroll)
-    return last.row(x, position, keys_of(count))
+        unroll = unroll if remat == "none" else 1
+        layers = layers, None if keys is None else jnp.arange(count)
+        x, _ = jax.lax.scan(checkpointed(block, remat), x, layers, unroll=unroll)
+    return by_rows(last.row(x, position, keys_of(count)))
 
 
 def take_row(x, position):
@@ -122,16 +141,3 @@ def take_row(x, position):
     if isinstance(position, int):
         return x[:, position]
     return jnp.take_along_axis(x, position[:, None, None], axis=1)[:, 0]
-
-
-def attend(q, k, v, seen):
-    """softmax(q kᵀ / √D) v for q [n, Q, K, D] and k, v [n, T, K, D] -> [n, Q, W]; seen: None, or bool [.., .., Q, T].
-
-    Written as matmuls over [n, K]: on CPU some 5 % of a training step faster than jax.nn.dot_product_attention.
-    """
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [n, K, Q or T, D]
-    scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3), preferred_element_type=jnp.float32)  # [n, K, Q, T]
-    if seen is not None:
-        scores = jnp.where(seen, scores, -jnp.inf)
-    mixed = jnp.matmul(jax.nn.softmax(scores).astype(v.dtype), v).swapaxes(1, 2)  # [n, Q, K, D]
-    return mixed.reshape(*mixed.shape[:2], -1)

@@ -9,6 +9,7 @@ from clipjax.models.dropping import drop_patches, fold
 from clipjax.models.layers import LayerNorm, Linear, dense, normal, param, uniform
 from clipjax.models.positions import resize_grid
 from clipjax.models.transformer import BlockInit, run, stack
+from clipjax.parallel.sharding import by_rows
 
 
 class VisionTransformer(nnx.Module):
@@ -66,7 +67,7 @@ class VisionTransformer(nnx.Module):
             x = jnp.concatenate([x[:, :1], patches], axis=1)  # [n, 1 + kept, W]
         x = self.ln_pre(x)
         x = run(self.blocks, self.last, x, 0, keys=keys, remat=self.remat, unroll=self.unroll)  # [n, W], class token
-        return self.projection(self.ln_post(x))
+        return by_rows(self.projection(self.ln_post(x)))
 
 
 class PatchEmbedding(nnx.Module):

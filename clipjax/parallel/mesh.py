@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax.config import MeshConfig
+from clipjax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the axes that divide the rows of a batch
@@ -14,11 +15,51 @@ ROWS = ("data", "fsdp")  # the axes that divide the rows of a batch
 def make_mesh(config: MeshConfig, devices=None):
     """A `jax.sharding.Mesh` over `devices` (default: all of the run); raises UserError where the sizes do not fit."""
     import jax
-    from jax.sharding import AxisType
+    from jax.sharding import AxisType, Mesh
 
     devices = jax.devices() if devices is None else devices
-    sizes = config.sizes(len(devices))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    sizes, auto = config.sizes(len(devices)), (AxisType.Auto,) * len(AXES)
+    _check_slices(config.num_slices, devices)
+    if config.num_slices > 1:
+        return Mesh(over_slices(config.num_slices, sizes, devices), AXES, axis_types=auto)
+    if devices[0].platform != "tpu":  # no torus to fit into; and GPUs of several machines call these slices
+        return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=auto)
+    return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+
+
+def _check_slices(wanted: int, devices) -> None:
+    found = {getattr(device, "slice_index", None) for device in devices}
+    count, platform = len(found - {None}), devices[0].platform
+    if count == wanted or (wanted == 1 and (count == 0 or platform != "tpu")):
+        return
+    raise UserError(
+        f"mesh.num_slices: {wanted}, but the {len(devices)} devices here ({platform}) lie in {count or 'no'} "
+        f"slice{'s' if count > 1 else ''}. Set mesh.num_slices={count or 1}."
+    )
+
+
+def over_slices(num_slices: int, sizes: tuple[int, int, int], devices) -> np.ndarray:
+    """The devices as an array of those sizes, each slice a block of the first axis."""
+    from jax.experimental.mesh_utils import create_hybrid_device_mesh
+
+    data, *inner = sizes
+    within, between = (data // num_slices, *inner), (num_slices, *[1] * len(inner))
+    return create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+
+
+def traced_on(mesh):
+    """A context for tracing a program that runs on the mesh: `sharding.by_rows` knows it from there."""
+    import jax
+
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def traced_platform() -> str:
+    """The platform ("cpu", "gpu", "tpu") of the mesh that is traced on; "" without one."""
+    import jax
+
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else ""
 
 
 def row_sharding(mesh):

@@ -89,7 +89,7 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
     from clipjax.training.optimizer import make_optimizer
     from clipjax.training.program import step_arguments, trace_step
 
-    devices = find_devices(place)
+    devices = find_devices(place, config.mesh.num_slices)
     judge_devices(config, len(devices))
     mesh, optimizer, length = make_mesh(config.mesh, devices), make_optimizer(config), config.model.text.context_length
     state, batch = step_arguments(config, optimizer, mesh, length)

@@ -19,6 +19,7 @@ from clipjax.data.storage import is_address
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import open_datasets
 from clipjax.evaluation.suite import evaluate_live
+from clipjax.models.remat import check_platform
 from clipjax.parallel.mesh import local_rows, make_mesh
 from clipjax.parallel.runtime import keep_freed_memory
 from clipjax.progress import Meter, say
@@ -47,6 +48,7 @@ def train(config: Any, workdir: str | os.PathLike) -> Bundle:
     """
     config = config if isinstance(config, Config) else resolve(config)
     judge_devices(config, jax.device_count())
+    check_platform(config.remat, jax.default_backend())
     check_start(config)
     stored = StoredRun(str(workdir)) if is_address(workdir) else None
     folder = stored.folder if stored else pathlib.Path(workdir).absolute()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from clipjax.config import Config
 from clipjax.data.batch import Batch
+from clipjax.parallel.mesh import traced_on
 from clipjax.training.accumulation import make_loss_and_gradient
 from clipjax.training.freeze import join, split
 from clipjax.training.optimizer import learning_rate
@@ -28,7 +29,9 @@ def make_step(config: Config, optimizer, graph, mesh):
 
     def step(state: State, batch: Batch) -> tuple[State, dict]:
         before, frozen = split(config, state.params)
-        loss, recall, stats, gradient = loss_and_gradient(before, frozen, state.batch_stats, batch, state.step)
+        with traced_on(mesh):
+            found = loss_and_gradient(before, frozen, state.batch_stats, batch, state.step)
+        loss, recall, stats, gradient = found
         squares = _squares(gradient)  # [leaves]; one that is not finite tells of an element that is not
         finite = jnp.isfinite(loss) & jnp.isfinite(squares).all()
         updates, opt_state = optimizer.update(gradient, state.opt_state, before)
