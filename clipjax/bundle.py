@@ -20,7 +20,7 @@ from clipjax.models.clip import CLIP
 from clipjax.models.layers import unit
 from clipjax.models.stacking import stack_layers, unstack_layers
 from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated, traced_on
-from clipjax.parallel.precision import compute_dtype
+from clipjax.parallel.precision import policy
 from clipjax.parallel.runtime import keep_freed_memory
 from clipjax.progress import say
 from clipjax.text.lengths import FINE_BUCKETS, bucket, lengths
@@ -239,7 +239,7 @@ def halves(config: Config, arrays: dict[str, np.ndarray]) -> tuple[dict, dict]:
 def make_module(config: Config) -> CLIP:
     """The module of a config, its parameters zeros; call inside `nnx.eval_shape`."""
     left_out = dict(dropout=config.dropout, patch_dropout=config.patch_dropout)
-    options = dict(dtype=compute_dtype(config.precision), remat=config.remat, loss=config.loss.kind)
+    options = dict(dtype=policy(config).compute, remat=config.remat, loss=config.loss.kind)
     return CLIP(config.model, **options, **left_out)
 
 

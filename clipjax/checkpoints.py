@@ -68,8 +68,13 @@ class Checkpoints:
 
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(metadata=ocp.args.JsonSave(self._metadata), state=ocp.args.StandardSave(state))
+        state = ocp.args.StandardSave(present(state))
+        items = ocp.args.Composite(metadata=ocp.args.JsonSave(self._metadata), state=state)
         self._manager.save(step, args=items, metrics=None if score is None else {"score": score}, force=True)
+
+    def config(self, step: int) -> Config:
+        """The config that the state of a step was saved under."""
+        return config_of(pathlib.Path(self._manager.directory) / str(step))
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a step, laid out as `abstract_state` says, whatever mesh it was saved from."""
@@ -78,8 +83,8 @@ class Checkpoints:
         directory = self._manager.directory / str(step)
         check_resumable(pathlib.Path(directory))
         try:
-            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-            return self._manager.restore(step, args=items)["state"]
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(present(abstract_state)))
+            return abstract_state._replace(**self._manager.restore(step, args=items)["state"])
         except (ValueError, OSError, KeyError) as error:
             raise UserError(
                 f"{directory}: cannot be restored ({_first_line(error)}). Delete it to go on from the one before."
@@ -89,6 +94,11 @@ class Checkpoints:
         """Wait for the last save."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def config_of(directory: pathlib.Path) -> Config:
+    """The config in the metadata of a step's directory."""
+    return from_json(json.dumps(_read_metadata(directory)["config"]), f"{directory}/metadata")
 
 
 def check_resumable(directory: pathlib.Path) -> None:
@@ -224,7 +234,7 @@ def read(path: str | pathlib.Path) -> Saved:
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"{directory}: the state cannot be read ({_first_line(error)}).") from None
     step = int(directory.name) if directory.name.isdigit() else 0
-    params = found["params"]
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32, copy=False), found["params"])  # some may be bfloat16
     if metadata["format_version"] == 1:
         params = unflatten(stack_layers(unstack_layers(flatten(params))))
     return Saved(directory, step, metadata, config, params, found.get("batch_stats") or {})
@@ -246,6 +256,11 @@ def _check_version(metadata: dict, directory) -> None:
         raise UserError(
             f"{directory}: format_version {version!r}, expected {FORMAT_VERSION}. Use the version that wrote it."
         )
+
+
+def present(state: Any) -> dict:
+    """The fields of a State that there are: one that is None has no place in a checkpoint."""
+    return {name: value for name, value in state._asdict().items() if value is not None}
 
 
 def _complete(directory: pathlib.Path) -> bool:

@@ -11,6 +11,8 @@ def get_config():
     config.batch_size = 32_768
     config.total_steps = 12_207  # once through 400 million pairs
     config.precision = "bfloat16"
+    config.model.text.weights_dtype = "bfloat16"  # section 2.5, like the moments
     config.remat = "block"
     config.optimizer.learning_rate = 2e-5
+    config.optimizer.moments_dtype = "bfloat16"
     return config

@@ -10,6 +10,8 @@ def get_config():
     config.batch_size = 32_768
     config.total_steps = 390_625
     config.precision = "bfloat16"
+    config.model.text.weights_dtype = "bfloat16"  # section 2.5, like the moments
     config.remat = "block"
     config.optimizer.learning_rate = 5e-4
+    config.optimizer.moments_dtype = "bfloat16"
     return config

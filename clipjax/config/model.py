@@ -87,7 +87,7 @@ class TextConfig:
             rows.append(f"heads: {self.heads} does not divide width={self.width}")
         if not 0 <= self.end_token < self.vocab_size:
             rows.append(f"end_token: {self.end_token} is outside of vocab_size={self.vocab_size}")
-        return rows + one_of(self, "weights_dtype", "float32")
+        return rows + one_of(self, "weights_dtype", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)

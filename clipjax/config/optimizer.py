@@ -30,4 +30,4 @@ class OptimizerConfig:
                 rows.append(f"{name}: {getattr(self, name)} should lie in [0, 1)")
         if not 0 < self.layer_decay <= 1:
             rows.append(f"layer_decay: {self.layer_decay} should lie in (0, 1]")
-        return rows + one_of(self, "moments_dtype", "float32")
+        return rows + one_of(self, "moments_dtype", "float32", "bfloat16", "float16")

@@ -77,7 +77,7 @@ class Config:
             rows += at_least(self, 1, "micro_batch_size") or self._micro_batch_mistakes()
         if not 0 <= self.dropout < 1:
             rows.append(f"dropout: {self.dropout} should be a share of numbers, at least 0 and less than 1")
-        rows += one_of(self, "precision", "float32", "bfloat16")
+        rows += one_of(self, "precision", "float32", "bfloat16", "float16")
         rows += one_of(self, "remat", "none", "block", "dots", "offload")
         rows += one_of(self, "freeze", "none", "image", "text")
         if self.init_from is None and (self.freeze != "none" or self.freeze_batch_norm):

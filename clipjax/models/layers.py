@@ -75,7 +75,31 @@ def dense(x, kernel, bias, dtype, out_dtype=None):
     """x [..., I] times kernel [I, ...], plus bias if there is one; multiplied in `dtype`, returned in `out_dtype`."""
     contract = (((x.ndim - 1,), (0,)), ((), ()))
     y = jax.lax.dot_general(x.astype(dtype), kernel.astype(dtype), contract, preferred_element_type=out_dtype)
-    return y if bias is None else y + _as_rank(bias.astype(y.dtype), y.ndim)
+    return y if bias is None else add_rows(y, bias)
+
+
+def add_rows(x, row):
+    """x [..., *S] + row [*S], in the dtype of x. The gradient of row, a sum over all of x, is summed in float32.
+
+    In half precision that sum would stall at some hundreds of equal terms, or overflow; a batch has a million.
+    """
+    return _add_rows(x, row.astype(jnp.float32))
+
+
+@jax.custom_vjp
+def _add_rows(x, row):
+    return x + _as_rank(row.astype(x.dtype), x.ndim)
+
+
+def _add_rows_forward(x, row):
+    return _add_rows(x, row), row
+
+
+def _add_rows_backward(row, dy):
+    return dy, dy.astype(jnp.float32).sum(tuple(range(dy.ndim - row.ndim)))
+
+
+_add_rows.defvjp(_add_rows_forward, _add_rows_backward)
 
 
 class Init(NamedTuple):

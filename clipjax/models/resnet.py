@@ -11,7 +11,7 @@ from clipjax.config import ImageConfig
 from clipjax.errors import UserError
 from clipjax.models.attention import attend
 from clipjax.models.convolution import BatchNorm, Convolution, average_pool
-from clipjax.models.layers import Linear, normal, param, uniform
+from clipjax.models.layers import Linear, add_rows, normal, param, uniform
 from clipjax.models.positions import resize_grid
 from clipjax.models.remat import checkpointed
 from clipjax.parallel.sharding import by_rows
@@ -165,7 +165,7 @@ class AttentionPool(nnx.Module):
         n, height, width, channels = x.shape
         x = x.reshape(n, height * width, channels)  # row by row
         x = jnp.concatenate([x.mean(1, keepdims=True), x], axis=1)  # [n, T, C], the mean first
-        x = x + resize_grid(self.positional_embedding[...], height).astype(x.dtype)[None]
+        x = add_rows(x, resize_grid(self.positional_embedding[...], height))
         q, k, v = (
             y.reshape(n, -1, self.heads, channels // self.heads)
             for y in (self.query(x[:, :1]), self.key(x), self.value(x))

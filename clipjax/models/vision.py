@@ -6,7 +6,7 @@ from flax import nnx
 from clipjax.config import ImageConfig
 from clipjax.errors import UserError
 from clipjax.models.dropping import drop_patches, fold
-from clipjax.models.layers import LayerNorm, Linear, dense, normal, param, uniform
+from clipjax.models.layers import LayerNorm, Linear, add_rows, dense, normal, param, uniform
 from clipjax.models.positions import resize_grid
 from clipjax.models.transformer import BlockInit, run, stack
 from clipjax.parallel.sharding import by_rows
@@ -58,10 +58,10 @@ class VisionTransformer(nnx.Module):
                 f"images: shape {pixels.shape} found, [n, {size}, {size}, 3] expected. Preprocess them first."
             )
         x = self.patch(pixels)  # [n, g², W]
-        first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
+        first = add_rows(jnp.zeros_like(x[:, :1]), self.class_embedding[...])
         x = jnp.concatenate([first, x], axis=1)  # [n, T, W]
         positions = resize_grid(self.positional_embedding[...], size // self.config.patch_size)  # [T, W]
-        x = x + positions.astype(x.dtype)[None]
+        x = add_rows(x, positions)
         if keys is not None and self.patch_dropout:  # a number that no layer has
             patches = drop_patches(x[:, 1:], fold(keys, self.config.layers), self.patch_dropout)
             x = jnp.concatenate([x[:, :1], patches], axis=1)  # [n, 1 + kept, W]

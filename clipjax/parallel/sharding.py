@@ -33,7 +33,7 @@ RULES = (
     (r"positional_embedding$", (None, "fsdp")),  # [T, W]
     (r"class_embedding$", ()),
     (r"(ln_1|ln_2|ln_pre|ln_post|ln_final)/(bias|scale)$", ()),
-    (r"(logit_scale|logit_bias|step|count|skipped)$", ()),
+    (r"(logit_scale|logit_bias|step|count|skipped|loss_scale/(scale|good_steps))$", ()),
 )
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +18,8 @@ from clipjax.data.storage import is_address
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import open_datasets
 from clipjax.evaluation.suite import evaluate_live
-from clipjax.models.remat import check_platform
+from clipjax.models import remat
+from clipjax.parallel import precision
 from clipjax.parallel.mesh import local_rows, make_mesh
 from clipjax.parallel.runtime import keep_freed_memory
 from clipjax.progress import Meter, say
@@ -29,7 +29,9 @@ from clipjax.training.guard import before_and_after
 from clipjax.training.optimizer import make_optimizer
 from clipjax.training.program import compile_step
 from clipjax.training.start import check_start, start_state
-from clipjax.training.state import State, abstract_state
+from clipjax.training.state import State, abstract_state, restate
+from clipjax.training.stop_signal import StopSignal
+from clipjax.training.storage import stored_as
 from clipjax.training.stored import StoredCheckpoints, StoredRun
 from clipjax.training.telemetry import Telemetry, read_metrics
 from clipjax.trees import flatten
@@ -48,7 +50,8 @@ def train(config: Any, workdir: str | os.PathLike) -> Bundle:
     """
     config = config if isinstance(config, Config) else resolve(config)
     judge_devices(config, jax.device_count())
-    check_platform(config.remat, jax.default_backend())
+    remat.check_platform(config.remat, jax.default_backend())
+    precision.check_platform(config, jax.default_backend())
     check_start(config)
     stored = StoredRun(str(workdir)) if is_address(workdir) else None
     folder = stored.folder if stored else pathlib.Path(workdir).absolute()
@@ -106,7 +109,9 @@ class _Run:
         if step is None:
             return start_state(self.config, self.optimizer, self.mesh)
         say(f"resuming {self.place} at step {step:,}")
-        return self.saver.restore(step, abstract_state(self.config, self.optimizer, self.mesh))
+        before = stored_as(self.config, self.saver.config(step))  # dtypes of the state may have changed since
+        state = self.saver.restore(step, abstract_state(before, self.optimizer, self.mesh))
+        return state if before == self.config else restate(self.config, self.optimizer, self.mesh, state)
 
     def _feed(self) -> Feed:
         """The feed, its first batch read if there is a step to run; what is wrong with the data shows here."""
@@ -123,7 +128,7 @@ class _Run:
         meter = Meter("training", config.total_steps, "steps", done=self.first_step)
         pending = None
         try:
-            with _StopSignal() as stop:
+            with StopSignal() as stop:
                 if config.init_from and config.evaluate_every and self.first_step == 0:
                     self.evaluate(0)  # what fine-tuning may destroy is measured before the first update
                 for step in range(self.first_step, config.total_steps):
@@ -163,7 +168,8 @@ class _Run:
         now = time.monotonic()
         seconds = now - max(began, getattr(self, "settled", began))
         self.settled = now
-        gradient_finite, finite = metrics.pop("gradient_finite"), bool(metrics.pop("finite"))
+        gradient_finite = metrics.pop("gradient_finite")
+        finite, overflow = bool(metrics.pop("finite")), bool(metrics.pop("overflow"))
         values = {name: int(value) if name == "skipped_steps" else float(value) for name, value in metrics.items()}
         rate = self.config.batch_size / max(seconds, 1e-9)
         values |= {"pairs_per_second": rate, "data_wait_share": min(waited / max(seconds, 1e-9), 1.0)}
@@ -172,6 +178,9 @@ class _Run:
             values["model_flops_utilisation"] = utilisation
         self.telemetry.record(step, values)
         meter.advance(1, f"loss {values['loss']:.4f} | {rate:,.0f} pairs/s")
+        if overflow:  # which is how the scale of the loss is found, and no fault of the run
+            say(f"step {step:,}: skipped, float16 overflowed at a loss scale of {values['loss_scale']:,.0f}; halved")
+            return None
         self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
         if not finite:
             self.report_bad(step, values["loss"], gradient_finite)
@@ -223,7 +232,7 @@ class _Run:
     def bundle(self, step: int) -> Bundle:
         """The live model; the state stays where it is."""
         halves = self.state.params, self.state.batch_stats
-        copies = jax.tree.map(lambda leaf: leaf + 0, halves)  # the next step donates the state
+        copies = jax.tree.map(lambda leaf: (leaf + 0).astype(np.float32), halves)  # the next step donates the state
         return Bundle(
             merge(self.config, *copies), self.config, name=f"{self.place} step {step}", step=step, mesh=self.mesh
         )
@@ -238,29 +247,6 @@ class _Run:
             say(f"evaluations: {self.place}/evaluations")
 
 
-class _StopSignal:
-    """Turns the first SIGTERM or SIGINT into a flag; a second one acts as usual."""
-
-    def __enter__(self):
-        self.asked = False
-        self._before = {}
-        for kind in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._before[kind] = signal.signal(kind, self._note)
-            except ValueError:  # not in the main thread: the caller's own handlers stay
-                break
-        return self
-
-    def _note(self, kind, frame):
-        self.asked = True
-        signal.signal(kind, self._before[kind])
-        say("stopping after this step; saving")
-
-    def __exit__(self, *_):
-        for kind, handler in self._before.items():
-            signal.signal(kind, handler)
-
-
 def _claim(workdir: pathlib.Path, config: Config) -> None:
     """Write config.json, after holding the config against the one that the run in `workdir` began with.
 
@@ -272,7 +258,11 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
         now = flatten(json.loads(as_json(config)))
         changed = [key for key in now if now[key] != before.get(key)]
         fixed = ("model/", "freeze")  # what the arrays of the state depend on
-        model = [f"{key} was {before.get(key)}, is {now[key]}" for key in changed if key.startswith(fixed)]
+        model = [
+            f"{key} was {before.get(key)}, is {now[key]}"
+            for key in changed
+            if key.startswith(fixed) and key != "model/text/weights_dtype"
+        ]
         if model and (workdir / "checkpoints").exists():
             raise UserError(
                 f"{path}: the run began with another model or freezing ({'; '.join(model)}). Give another --workdir."

@@ -96,6 +96,14 @@ class StoredCheckpoints:
         self._run.store_files()  # before the checkpoint: a run that goes on from it finds its metrics
         self._run.later(self._store, step, gathered, score)
 
+    def config(self, step: int) -> Config:
+        """The config that the state of a step was saved under."""
+        with tempfile.TemporaryDirectory(dir=self._run.folder.parent) as folder:
+            directory = pathlib.Path(folder, str(step))
+            files = checkpoints.stored_steps(self._url)[step]
+            checkpoints.fetch_step({checkpoints.LAST_STORED: files[checkpoints.LAST_STORED]}, directory)
+            return checkpoints.config_of(directory)
+
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a step, laid out as `abstract_state` says, whatever mesh it was saved from."""
         with tempfile.TemporaryDirectory(dir=self._run.folder.parent) as folder:
@@ -157,7 +165,7 @@ def _write(directory: pathlib.Path, config: Config, state: Any) -> None:
 
     made = ocp.args.JsonSave(checkpoints.make_metadata(config))
     with _alone(ocp) as writer:
-        writer.save(directory, ocp.args.Composite(metadata=made, state=ocp.args.PyTreeSave(state)))
+        writer.save(directory, ocp.args.Composite(metadata=made, state=ocp.args.PyTreeSave(checkpoints.present(state))))
 
 
 def _read(directory: pathlib.Path, abstract_state: Any) -> Any:
@@ -165,8 +173,9 @@ def _read(directory: pathlib.Path, abstract_state: Any) -> Any:
     import orbax.checkpoint as ocp
 
     checkpoints.check_resumable(directory)
-    wanted = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_state)
-    kinds = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), abstract_state)
+    there = checkpoints.present(abstract_state)
+    wanted = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), there)
+    kinds = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), there)
     items = ocp.args.Composite(state=ocp.args.PyTreeRestore(wanted, restore_args=kinds))
     try:
         with _alone(ocp) as reader:
@@ -175,11 +184,12 @@ def _read(directory: pathlib.Path, abstract_state: Any) -> Any:
             raise ValueError(f"an array of another shape is in it: {wrong[0]}")
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"step {directory.name}: cannot be restored ({storage.first_line(error)}).") from None
-    return jax.tree.map(
+    placed = jax.tree.map(
         lambda want, leaf: jax.make_array_from_callback(leaf.shape, want.sharding, lambda index: leaf[index]),
-        abstract_state,
+        there,
         found,
     )
+    return abstract_state._replace(**placed)
 
 
 def _pairs(one: Any, other: Any):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clipjax.models.layers import ACTIVATIONS, MLP, LayerNorm, Linear, normal, uniform, unit
+from clipjax.models.layers import ACTIVATIONS, MLP, LayerNorm, Linear, add_rows, normal, uniform, unit
 
 
 def test_layer_norm_keeps_its_digits_where_the_mean_dwarfs_the_deviation():
@@ -60,6 +60,14 @@ def test_out_dtype_keeps_the_digits_that_bfloat16_would_round_off():
     linear = Linear(2, 1, kernel_init=normal(1.0), dtype=jnp.bfloat16, out_dtype=jnp.float32)
     linear.kernel[...] = jnp.ones((2, 1))
     np.testing.assert_array_equal(linear(jnp.asarray([[1.0, 2.0**-12]])), [[1 + 2.0**-12]])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_gradient_of_a_row_that_is_added_to_many_is_summed_in_float32(dtype):
+    x = jnp.zeros((2**9, 2**7, 2), dtype)
+    gradient = jax.jit(jax.grad(lambda row, x: add_rows(x, row).astype(jnp.float32).sum()))(jnp.ones(2), x)
+    np.testing.assert_array_equal(gradient, [2.0**16, 2.0**16])  # float16 ends at 65,504, bfloat16 stalls at 256
+    assert (add_rows(x, jnp.ones(2)) == 1).all() and add_rows(x, jnp.ones(2)).dtype == dtype
 
 
 def test_unit_rows_have_length_one_and_a_zero_row_stays_zero():

@@ -33,7 +33,11 @@ def test_another_seed_is_another_start(config):
     assert not np.array_equal(one.params["image"]["patch"]["kernel"], other.params["image"]["patch"]["kernel"])
 
 
-def test_the_announced_shapes_and_places_are_the_real_ones(config):
+@pytest.mark.parametrize("half", [False, True])
+def test_the_announced_shapes_and_places_are_the_real_ones(tiny, half):
+    if half:
+        tiny.precision, tiny.optimizer.moments_dtype, tiny.model.text.weights_dtype = "float16", "float16", "bfloat16"
+    config = resolve(tiny)
     mesh, optimizer = make_mesh(MeshConfig(2, 2, 2)), make_optimizer(config)
     real, announced = flatten(init_state(config, optimizer, mesh)), flatten(abstract_state(config, optimizer, mesh))
     assert list(real) == list(announced)

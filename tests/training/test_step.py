@@ -13,6 +13,7 @@ from clipjax.config import MeshConfig, resolve
 from clipjax.data.batch import Batch
 from clipjax.images.preprocess import normalize
 from clipjax.parallel.mesh import make_mesh
+from clipjax.training.loss_scale import LossScale
 from clipjax.training.optimizer import make_optimizer
 from clipjax.training.state import init_state
 from clipjax.training.step import MAX_LOG_SCALE, make_step
@@ -168,3 +169,57 @@ def test_a_step_of_the_sigmoid_loss_is_the_same_on_any_mesh_and_trains_the_bias(
         bias = next(leaf for path, leaf in moments.items() if path.endswith("mu/logit_bias"))
         ends.append((float(metrics["loss"]), float(bias)))
     assert ends[0] == pytest.approx(ends[1], rel=1e-4) and ends[0][1] != 0
+
+
+@pytest.mark.slow
+def test_float16_computes_close_to_float32_whatever_the_scale_of_the_loss(config):
+    half = dataclasses.replace(config, precision="float16")
+    (state, step), (half_state, half_step) = start(config), start(half)
+    _, expected = step(state, batch_of(config))
+    for scale in (2.0**16, 2.0**8):
+        half_state = half_state._replace(loss_scale=half_state.loss_scale._replace(scale=jnp.float32(scale)))
+        after, found = half_step(half_state, batch_of(config))
+        assert found["finite"] and not found["overflow"] and float(found["loss_scale"]) == scale
+        assert after.loss_scale == (scale, 1)
+        for name in ("loss", "gradient_norm"):
+            np.testing.assert_allclose(found[name], expected[name], rtol=0.01, err_msg=name)
+
+
+def test_a_float16_overflow_changes_nothing_but_the_scale_and_is_counted(config):
+    state, step = start(dataclasses.replace(config, precision="float16"))
+    wild = state._replace(loss_scale=LossScale(jnp.float32(2.0**40), jnp.int32(7)))
+    after, metrics = step(wild, batch_of(config))
+    assert metrics["overflow"] and jnp.isfinite(metrics["loss"])
+    assert after.loss_scale == (2.0**39, 0)
+    assert (int(after.step), int(after.skipped), int(metrics["skipped_steps"])) == (1, 1, 1)
+    for path, leaf in flatten((state.params, state.opt_state)).items():
+        np.testing.assert_array_equal(flatten((after.params, after.opt_state))[path], leaf, path)
+    kernel = state.params["image"]["projection"]["kernel"]
+    state.params["image"]["projection"]["kernel"] = kernel.at[0, 0].set(jnp.inf)
+    least = state._replace(loss_scale=LossScale(jnp.float32(1), jnp.int32(0)))
+    after, metrics = step(least, batch_of(config))
+    assert not metrics["finite"] and not metrics["overflow"] and after.loss_scale == (1, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", ["none", "text"])
+def test_a_step_in_half_storage_is_the_float32_step_rounded(config, freeze):
+    """Parameters and moments after it lie within one number of the dtype of those that float32 storage has."""
+    config = dataclasses.replace(config, freeze=freeze, init_from="elsewhere")
+    text = dataclasses.replace(config.model.text, weights_dtype="bfloat16")
+    optimizer = dataclasses.replace(config.optimizer, moments_dtype="bfloat16", layer_decay=0.5)
+    half = dataclasses.replace(config, model=dataclasses.replace(config.model, text=text), optimizer=optimizer)
+    full = dataclasses.replace(config, optimizer=dataclasses.replace(optimizer, moments_dtype="float32"))
+    (half_state, half_step), (state, step) = start(half, MESHES[2]), start(full)
+    same = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float32)), half_state.params)
+    after, _ = step(state._replace(params=same), batch_of(config))
+    half_after, _ = half_step(half_state, batch_of(config))
+    expected = flatten((after.params, after.opt_state))
+    for path, leaf in flatten((half_after.params, half_after.opt_state)).items():
+        exact = np.asarray(leaf, np.float32)
+        wanted = np.asarray(expected[path])
+        gap = 2.0**-7 if leaf.dtype == jnp.bfloat16 else 1e-3
+        np.testing.assert_allclose(exact, wanted, rtol=gap, atol=1e-3 * np.abs(wanted).max(), err_msg=path)
+    dtypes = {path: leaf.dtype for path, leaf in flatten(half_after.params).items()}
+    assert dtypes == {path: leaf.dtype for path, leaf in flatten(half_state.params).items()}
+    assert dtypes["text/blocks/mlp/fc/kernel"] == jnp.bfloat16 and dtypes["image/blocks/mlp/fc/kernel"] == jnp.float32
