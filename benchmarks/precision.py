@@ -1,9 +1,10 @@
-"""Loss of the demo after the same steps under each precision, from one seed on the same batches.
+"""Loss of the demo after the same steps under each precision, on the same batches.
 
     python benchmarks/precision.py --steps=300
 
 Prints a row a recipe: the mean loss of the last tenth of the steps, how far it lies from float32's, and the steps that
-were skipped. The last recipes round moments and text weights to the nearest, which is what the others avoid.
+were skipped. Another seed shows how much is chance. The last recipes round moments and text weights to the
+nearest instead.
 """
 
 import argparse
@@ -23,24 +24,26 @@ from clipjax.training.loop import train
 from clipjax.training.telemetry import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
-RECIPES = {  # name: precision, moments_dtype, weights_dtype, whether rounding is stochastic
-    "float32": ("float32", "float32", "float32", True),
-    "bfloat16 compute": ("bfloat16", "float32", "float32", True),
-    "float16 compute, loss scaling": ("float16", "float32", "float32", True),
-    "bfloat16 moments": ("float32", "bfloat16", "float32", True),
-    "float16 moments": ("float32", "float16", "float32", True),
-    "bfloat16 text weights": ("float32", "float32", "bfloat16", True),
-    "the paper's: bfloat16 compute, moments and text weights": ("bfloat16", "bfloat16", "bfloat16", True),
-    "bfloat16 moments, nearest": ("float32", "bfloat16", "float32", False),
-    "bfloat16 text weights, nearest": ("float32", "float32", "bfloat16", False),
+RECIPES = {  # name: precision, moments_dtype, weights_dtype, whether rounding is stochastic, seed
+    "float32": ("float32", "float32", "float32", True, 0),
+    "float32, another seed": ("float32", "float32", "float32", True, 1),
+    "bfloat16 compute": ("bfloat16", "float32", "float32", True, 0),
+    "float16 compute, loss scaling": ("float16", "float32", "float32", True, 0),
+    "bfloat16 moments": ("float32", "bfloat16", "float32", True, 0),
+    "float16 moments": ("float32", "float16", "float32", True, 0),
+    "bfloat16 text weights": ("float32", "float32", "bfloat16", True, 0),
+    "the paper's: bfloat16 compute, moments and text weights": ("bfloat16", "bfloat16", "bfloat16", True, 0),
+    "bfloat16 moments, nearest": ("float32", "bfloat16", "float32", False, 0),
+    "bfloat16 text weights, nearest": ("float32", "float32", "bfloat16", False, 0),
 }
 
 
 def losses(folder: pathlib.Path, name: str, options) -> tuple[np.ndarray, int]:
     """Loss of each step of a run, and how many were skipped."""
-    precision, moments, text, stochastic = RECIPES[name]
+    precision, moments, text, stochastic, seed = RECIPES[name]
     config = runpy.run_path(str(ROOT / "configs/demo.py"))["get_config"]()
-    config.update({"precision": precision, "total_steps": options.steps, "evaluate_every": 0, "checkpoint_every": 0})
+    config.update({"seed": seed, "precision": precision, "total_steps": options.steps})
+    config.update({"evaluate_every": 0, "checkpoint_every": 0})
     config.data.train = f"{folder}/demo/train/*.tar"
     config.optimizer.update({"moments_dtype": moments, "learning_rate": options.learning_rate})
     config.model.text.weights_dtype = text

@@ -82,6 +82,7 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
     """
     import jax
 
+    from clipjax.models.remat import check_platform
     from clipjax.parallel.mesh import make_mesh
     from clipjax.parallel.runtime import compiler_options
     from clipjax.planning import work
@@ -90,6 +91,7 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
     from clipjax.training.program import step_arguments, trace_step
 
     devices = find_devices(place, config.mesh.num_slices)
+    check_platform(config.remat, devices[0].platform)
     judge_devices(config, len(devices))
     mesh, optimizer, length = make_mesh(config.mesh, devices), make_optimizer(config), config.model.text.context_length
     state, batch = step_arguments(config, optimizer, mesh, length)

@@ -153,6 +153,6 @@ def check(config: Config, place: Topology) -> None:
     if place.platform == "tpu":
         require_libtpu()
     if place.devices is not None:
-        judge_devices(config, place.devices)
+        judge_devices(config, place.devices * config.mesh.num_slices)
     if config.precision == "float16" and place.platform != "here":
         raise UserError(f"precision: {place.name} has no float16 matrix products. Set precision='bfloat16'.")

@@ -111,7 +111,7 @@ def _with(config: Config, remat: str, parts: int, fsdp: int) -> Config | None:
 
 def _fsdp_sizes(config: Config, place: Topology) -> list[int]:
     """All devices, one side of the torus, and no division of the state."""
-    total = (place.devices or 1) // config.mesh.tensor
+    total = (place.devices or 1) // config.mesh.tensor  # of one slice: fsdp stays inside
     side = max(place.shape, default=1)
     return sorted({size for size in (total, side, 1) if total % size == 0}, reverse=True)
 

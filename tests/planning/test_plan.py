@@ -95,6 +95,18 @@ def test_what_cannot_run_is_said_before_anything_is_compiled(tiny, monkeypatch):
         check(half, machine("cpu:8"))
 
 
+def test_a_mesh_may_span_slices(tiny, monkeypatch, found):
+    asked = []
+    monkeypatch.setattr("clipjax.planning.plan.examine", lambda config, place, seconds: asked.append(config) or found)
+    monkeypatch.setattr("clipjax.planning.plan.require_libtpu", lambda: None)
+    tiny.batch_size, tiny.mesh.data, tiny.mesh.num_slices = 32, -1, 2
+    plan(tiny, "v5e:4x4")
+    tiny.batch_size = 16
+    with pytest.raises(UserError, match="batch_size: 16 does not divide by mesh.data=32"):
+        plan(tiny, "v5e:4x4")
+    assert len(asked) == 1
+
+
 @pytest.mark.slow
 def test_a_plan_for_cpus_is_that_of_the_step_that_trains(tiny):
     tiny.mesh.data = -1
