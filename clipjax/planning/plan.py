@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipjax.config import Config, judge_devices, resolve
-from clipjax.errors import UserError
+from clipjax.parallel.precision import check_platform
 from clipjax.planning.candidate import SECONDS, examine
 from clipjax.planning.chips import HOST_RATE
 from clipjax.planning.topology import Topology, machine, require_libtpu
@@ -154,5 +154,5 @@ def check(config: Config, place: Topology) -> None:
         require_libtpu()
     if place.devices is not None:
         judge_devices(config, place.devices * config.mesh.num_slices)
-    if config.precision == "float16" and place.platform != "here":
-        raise UserError(f"precision: {place.name} has no float16 matrix products. Set precision='bfloat16'.")
+    if place.platform != "here":
+        check_platform(config, place.platform)

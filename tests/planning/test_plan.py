@@ -91,8 +91,10 @@ def test_what_cannot_run_is_said_before_anything_is_compiled(tiny, monkeypatch):
     with pytest.raises(UserError, match="batch_size: 16 does not divide by mesh.data=7"):
         plan(seven, "cpu:7")
     half = dataclasses.replace(seven, precision="float16")
-    with pytest.raises(UserError, match="precision: cpu:8 has no float16"):
-        check(half, machine("cpu:8"))
+    check(half, machine("cpu:8"))
+    monkeypatch.setattr("clipjax.planning.plan.require_libtpu", lambda: None)
+    with pytest.raises(UserError, match="precision: float16 is not what TPUs multiply in"):
+        check(half, machine("v5e:2x4"))
 
 
 def test_a_mesh_may_span_slices(tiny, monkeypatch, found):
