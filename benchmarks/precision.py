@@ -19,7 +19,7 @@ import numpy as np
 
 from clipjax.config import resolve
 from clipjax.data.demo import prepare_demo
-from clipjax.training import storage
+from clipjax.training import half_storage
 from clipjax.training.loop import train
 from clipjax.training.telemetry import read_metrics
 
@@ -47,7 +47,7 @@ def losses(folder: pathlib.Path, name: str, options) -> tuple[np.ndarray, int]:
     config.data.train = f"{folder}/demo/train/*.tar"
     config.optimizer.update({"moments_dtype": moments, "learning_rate": options.learning_rate})
     config.model.text.weights_dtype = text
-    nearest = mock.patch.object(storage, "round_stochastically", lambda x, dtype, bits: x.astype(dtype))
+    nearest = mock.patch.object(half_storage, "round_stochastically", lambda x, dtype, bits: x.astype(dtype))
     workdir = folder / name.replace(" ", "-")
     with contextlib.nullcontext() if stochastic else nearest, contextlib.redirect_stderr(io.StringIO()):
         train(resolve(config), workdir)

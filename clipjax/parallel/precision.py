@@ -10,7 +10,7 @@
 
 Kernels and the token embedding are 99.7 % of a model's numbers. Gains, biases, positions and the temperature stay
 float32, which costs nothing and spares the gains: near 1 bfloat16 goes by steps of 0.8 %. What is stored in half
-precision is made float32 for the maths of a step and rounded at random when it is put back (training/storage.py).
+precision is made float32 for the maths of a step and rounded at random when it is put back (training/half_storage.py).
 """
 
 import re

@@ -26,12 +26,12 @@ from clipjax.progress import Meter, say
 from clipjax.training.feed import Feed
 from clipjax.training.freeze import split
 from clipjax.training.guard import before_and_after
+from clipjax.training.half_storage import stored_as
 from clipjax.training.optimizer import make_optimizer
 from clipjax.training.program import compile_step
 from clipjax.training.start import check_start, start_state
 from clipjax.training.state import State, abstract_state, restate
 from clipjax.training.stop_signal import StopSignal
-from clipjax.training.storage import stored_as
 from clipjax.training.stored import StoredCheckpoints, StoredRun
 from clipjax.training.telemetry import Telemetry, read_metrics
 from clipjax.trees import flatten

@@ -12,8 +12,8 @@ from clipjax.config import Config
 from clipjax.models.initialise import draw
 from clipjax.parallel.sharding import shardings
 from clipjax.training.freeze import split
+from clipjax.training.half_storage import at_rest, store_again
 from clipjax.training.loss_scale import LossScale, first_loss_scale
-from clipjax.training.storage import at_rest, store_again
 from clipjax.trees import unflatten
 
 

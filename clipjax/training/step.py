@@ -10,10 +10,10 @@ from clipjax.data.batch import Batch
 from clipjax.parallel.mesh import traced_on
 from clipjax.training.accumulation import make_loss_and_gradient
 from clipjax.training.freeze import join, split
+from clipjax.training.half_storage import narrow, widen
 from clipjax.training.loss_scale import adjust, is_overflow
 from clipjax.training.optimizer import learning_rate
 from clipjax.training.state import State
-from clipjax.training.storage import narrow, widen
 
 MAX_LOG_SCALE = math.log(100.0)  # paper, 2.5: more than 100 was found to be unstable
 

@@ -33,21 +33,28 @@ def memory(tmp_path, monkeypatch):
     system.store.clear()
 
 
-@pytest.fixture
-def made(tiny):
+def make(config):
     """A config, a fresh state on all eight devices, and what it looks like."""
-    tiny.mesh.data, tiny.mesh.fsdp, tiny.keep_checkpoints = 2, 4, 2
-    config = resolve(tiny)
+    config.mesh.data, config.mesh.fsdp, config.keep_checkpoints = 2, 4, 2
+    config = resolve(config)
     mesh, optimizer = make_mesh(config.mesh), make_optimizer(config)
     return config, init_state(config, optimizer, mesh), abstract_state(config, optimizer, mesh)
+
+
+@pytest.fixture
+def made(tiny):
+    return make(tiny)
 
 
 def steps():
     return list(checkpoints.stored_steps(f"{URL}/checkpoints"))
 
 
-def test_a_state_comes_back_bit_for_bit_where_it_lay(made):
-    config, state, abstract = made
+@pytest.mark.parametrize("half", [False, True])
+def test_a_state_comes_back_bit_for_bit_where_it_lay(tiny, half):
+    if half:
+        tiny.precision, tiny.optimizer.moments_dtype, tiny.model.text.weights_dtype = "float16", "float16", "bfloat16"
+    config, state, abstract = make(tiny)
     saver = StoredCheckpoints(StoredRun(URL), config)
     assert saver.latest_step() is None
     saver.save(3, state)

@@ -12,9 +12,9 @@ import pytest
 from clipjax.config import Config, MeshConfig, preset
 from clipjax.parallel.mesh import make_mesh
 from clipjax.parallel.sharding import shardings
+from clipjax.training.half_storage import narrow, store_again, widen
 from clipjax.training.optimizer import make_optimizer
 from clipjax.training.state import abstract_state
-from clipjax.training.storage import narrow, store_again, widen
 from clipjax.trees import flatten, unflatten
 
 ONE, EIGHT = MeshConfig(1, 1, 1), MeshConfig(2, 2, 2)
