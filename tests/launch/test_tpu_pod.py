@@ -108,8 +108,8 @@ def test_a_slice_is_created_installed_and_run_on_every_worker(pod):
     ]
     with tarfile.open(pod.folder / "worker-1/clipjax.tar.gz") as packed:
         names = packed.getnames()
-    assert "./clipjax/cli.py" in names and not any(name.startswith(("./.git/", "./.venv")) for name in names)
-    assert (pod.folder / "worker-1/clipjax/clipjax/cli.py").is_file()
+    assert "./clipjax/bundle.py" in names and not any(name.startswith(("./.git/", "./.venv")) for name in names)
+    assert (pod.folder / "worker-1/clipjax/clipjax/bundle.py").is_file()
 
 
 def test_a_slice_that_is_there_is_used_again(pod):
