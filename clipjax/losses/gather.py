@@ -11,6 +11,8 @@ def visit(against, rows, columns, mine, nothing, merge, axes):
     nothing(columns): what columns hold before they have met a row; merge: how what devices have found of the same
     columns becomes one. Runs inside shard_map over the mesh axes `axes`; also without, on one device, with axes=().
     """
+    if lax.axis_size(axes) == 1:
+        return tiles.walk(against, rows, columns, mine, nothing(columns))
     columns = lax.all_gather(columns, axes, tiled=True)  # [tiles, ...] this device -> [devices * tiles, ...]
     mine, theirs = tiles.walk(against, rows, columns, mine, nothing(columns))
     return mine, merge.scatter(theirs, axes)

@@ -65,15 +65,11 @@ def assert_close():
 
 @pytest.fixture(scope="session")
 def compiled_loss(mesh_of):
-    """compiled_loss(method, n) -> value and gradient of n pairs [n, 512], compiled without a run.
-
-    On 8 devices, or with devices=1 on one, without a mesh.
-    """
+    """compiled_loss(method, n, devices=8) -> value and gradient of n pairs [n, 512], compiled without a run."""
 
     def compile(method, n, devices=8):
-        mesh = mesh_of(data=devices // 2, fsdp=2) if devices > 1 else None
-        specs = PartitionSpec(("data", "fsdp")), PartitionSpec()
-        rows, whole = (NamedSharding(mesh, spec) if mesh else None for spec in specs)
+        mesh = mesh_of(data=devices // 2, fsdp=2) if devices > 1 else mesh_of(data=1, fsdp=1)
+        rows, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec(("data", "fsdp")), PartitionSpec()))
         features = jax.ShapeDtypeStruct((n, 512), jnp.float32, sharding=rows)
         scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
         step = jax.value_and_grad(lambda *x: contrastive_loss(*x, mesh=mesh, method=method), argnums=(0, 1, 2))
