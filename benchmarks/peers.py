@@ -29,7 +29,7 @@ from peers_workers import Encoding, Training, serve, write_weights
 
 from clipjax.config import DataConfig, preset
 from clipjax.text import END, tokenize
-from clipjax.text.lengths import bucket, lengths
+from clipjax.text.lengths import FINE_BUCKETS, bucket, lengths
 
 BATCH, PROMPTS = 16, 128
 CAPTION_TOKENS = (4, 8, 9, 9, 10, 10, 10, 11, 11, 11, 12, 12, 12, 13, 13, 13, 14, 14, 14, 15, 15, 15, 16, 16, 16, 17)
@@ -184,7 +184,9 @@ def _one_a_length(rounds: list[tuple]) -> list[tuple]:
     """The first arguments of each length that texts are cut to: each is another program."""
     if not isinstance(rounds[0][-1], list):
         return [rounds[0]]
-    return list({bucket(lengths(tokenize(row[-1]), END).max(), 77): row for row in reversed(rounds)}.values())
+    return list(
+        {bucket(lengths(tokenize(row[-1]), END).max(), 77, FINE_BUCKETS): row for row in reversed(rounds)}.values()
+    )
 
 
 def _captions(data: str, count: int) -> list[str]:

@@ -32,7 +32,7 @@ FORMATS = ("orbax", *weights.FORMATS, *weights.PROGRAMS)
 DEFAULT_TEMPLATES = ("a photo of a {c}.",)
 _BATCH = 64  # most rows a device at a time; fewer are padded to a power of two, so that few programs serve every length
 
-_TEXTS = 32  # the same of texts: fewer, so that each batch is cut closer
+_TEXTS = 16  # the same of texts: fewer, so that each batch is cut closer
 
 
 class Bundle:
