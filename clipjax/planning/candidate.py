@@ -120,10 +120,10 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
         if (found := exhausted(str(error))) is None:
             raise
         return {**answer, "needed": found[0], "limit": found[1]}
-    return {**answer, **_read(program, mesh, place, answer)}
+    return {**answer, **_read(program, mesh, config.mesh.num_slices, place, answer)}
 
 
-def _read(program, mesh, place: Topology, answer: dict) -> dict[str, Any]:
+def _read(program, mesh, slices: int, place: Topology, answer: dict) -> dict[str, Any]:
     """What the compiled program itself tells."""
     from clipjax.planning import hlo, traffic
     from clipjax.planning.chips import Rates
@@ -132,7 +132,7 @@ def _read(program, mesh, place: Topology, answer: dict) -> dict[str, Any]:
     from clipjax.training.memory import program_bytes
 
     stats, module = program.memory_analysis(), hlo.parse(program.as_text())
-    found = collectives(module, dict(mesh.shape), mesh.size)
+    found = collectives(module, dict(mesh.shape), mesh.size, slices)
     places = [coordinates(device) for device in mesh.devices.flat]
     seconds = sum(
         item.count * item.wire / wire_rate(item.groups, places, place, Rates(**answer["rates"])) for item in found

@@ -1,10 +1,11 @@
 """What the devices send each other in a step: every collective of a compiled program, by kind and axis of the mesh."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from typing import NamedTuple
 
-from clipjax.planning.groups import Groups, axis_name, replica_groups
+from clipjax.planning.groups import Groups, axis_name, between_slices, replica_groups
 from clipjax.planning.hlo import Module, Op, executions
 
 # kind: (payload of an operand of `size` bytes in groups of `n`, bytes that a device sends of it, rings assumed)
@@ -17,6 +18,7 @@ _KINDS: dict[str, tuple[Callable, Callable]] = {
     "collective-broadcast": (lambda size, n: size, lambda size, n: size),
 }
 _UNKNOWN = ("ragged-all-to-all", "send", "recv")
+_BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')  # of a send, and of the recv that belongs to it
 
 
 class Found(NamedTuple):
@@ -31,16 +33,17 @@ class Found(NamedTuple):
     wire: float  # bytes that a device sends each time
 
 
-def collectives(module: Module, sizes: dict[str, int], devices: int) -> list[Found]:
+def collectives(module: Module, sizes: dict[str, int], devices: int, slices: int = 1) -> list[Found]:
     """Every collective of a program that runs on `devices` devices with mesh axes of these sizes.
 
+    Between slices they are transfers by way of the hosts, and count as what they stand for.
     Transfers that run beside computations count once, at their start, whatever else the text says of them. Raises
     ValueError for operations and replica groups in a spelling that is not known: nothing is passed over in silence.
     """
     found = []
     for name, count in executions(module).items():
         for op, ops, scattered in _in_computation(module, name):
-            item = _found(op, ops, scattered, sizes, devices)
+            item = _found(op, ops, scattered, sizes, devices, slices)
             if item is not None and count:
                 found.append(item._replace(count=count))
     return found
@@ -83,7 +86,9 @@ def _in_computation(module: Module, name: str):
     """(operation, operations around it, whether its sum is scattered) of what a scheduled computation begins."""
     ops = module.computations[name]
     for op in ops.values():
-        if base(op.kind):
+        if op.kind in ("send", "recv") and _BETWEEN.search(op.rest):
+            yield from [(op, ops, False)] * (op.kind == "send")
+        elif base(op.kind):
             yield op, ops, False
         elif op.kind in ("fusion", "async-start") and (called := op.attribute("calls")):
             yield from ((*pair, scattered) for *pair, scattered in _in_fusion(module, op, called))
@@ -111,12 +116,18 @@ def _all(module: Module, name: str):
             yield from _all(module, op.attribute("calls"))
 
 
-def _found(op: Op, ops: dict[str, Op], scattered: bool, sizes: dict[str, int], devices: int) -> Found | None:
-    groups = replica_groups(op.rest, devices)
+def _found(op: Op, ops: dict[str, Op], scattered: bool, sizes: dict[str, int], devices: int, slices: int):
+    """`Found`, or None for a collective among one device."""
+    if op.kind == "send":
+        kind, groups = _BETWEEN.search(op.rest)[1].lower().replace("_", "-"), between_slices(devices, slices)
+        if kind not in _KINDS:
+            raise ValueError(f"{op.name}: {kind} between slices, which is not known here")
+    else:
+        kind = "reduce-scatter" if scattered and op.kind == "all-reduce" else base(op.kind)
+        groups = replica_groups(op.rest, devices, slices)
     n = max(map(len, groups), default=1)
     if n == 1:
         return None
-    kind = "reduce-scatter" if scattered and op.kind == "all-reduce" else base(op.kind)
     payload, sent = _KINDS[kind]
     given = [array for name in op.operands for array in ops[name].types]
     size = sum(array.bytes for array in given)

@@ -17,21 +17,36 @@ _AXIS = re.compile(r"'([^']+)'(?:=(\d+)|(:\(\d+\)\d+))?")
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
 
 
-def replica_groups(text: str, devices: int) -> Groups:
+def replica_groups(text: str, devices: int, slices: int = 1) -> Groups:
     """The groups that an operation's attributes tell, as positions in the flattened mesh.
 
-    Pairs of a permutation are joined where they meet: a ring is one group. Raises ValueError for an unknown spelling.
+    Of several slices a program may tell the first one's alone; the others' are the same. Pairs of a permutation are
+    joined where they meet: a ring is one group. Raises ValueError for an unknown spelling.
     """
+    groups, inside = _told(text, devices, slices), devices // slices
+    if max(itertools.chain(*groups), default=0) >= inside:
+        return groups
+    return frozenset(
+        frozenset(item + first for item in group) for group in groups for first in range(0, devices, inside)
+    )
+
+
+def between_slices(devices: int, slices: int) -> Groups:
+    """The groups of the devices that have the same place in each slice."""
+    return along_axes(np.arange(devices).reshape(slices, -1), [0])
+
+
+def _told(text: str, devices: int, slices: int) -> Groups:
     if found := _PAIRS.search(text):
         return _joined([tuple(map(int, pair.split(","))) for pair in re.findall(r"\d+,\d+", found[1])])
     if found := _LISTED.search(text):
         rows = [_numbers(row) for row in re.findall(r"\{([\d,]*)\}", found[1] or "")]
-        return _checked(rows if any(rows) else [range(devices)], devices, text)
+        return _checked(rows if any(rows) else [range(devices)], devices, slices, text)
     if found := _IOTA.search(text):
         ids = _iota(_numbers(found[2]), _numbers(found[3])).reshape(_numbers(found[1]))
-        return _checked(ids, devices, text)
+        return _checked(ids, devices, slices, text)
     if found := _MESH.search(text):
-        return _checked(_along(*found.groups()), devices, text)
+        return _checked(_along(*found.groups()), devices, slices, text)
     raise ValueError(f"replica groups in an unknown spelling: {_excerpt(text)}")
 
 
@@ -77,10 +92,10 @@ def _iota(shape: list[int], order: list[int]) -> np.ndarray:
     return ids.transpose(order) if order else ids
 
 
-def _checked(rows, devices: int, text: str) -> Groups:
-    """The groups; every device stands in exactly one of them, or the spelling was not understood."""
+def _checked(rows, devices: int, slices: int, text: str) -> Groups:
+    """The groups; every device, of all or of one slice, stands in exactly one, or the spelling was not understood."""
     rows = [[int(item) for item in row] for row in rows]
-    if sorted(itertools.chain(*rows)) != list(range(devices)):
+    if sorted(itertools.chain(*rows)) not in (list(range(devices)), list(range(devices // slices))):
         raise ValueError(f"replica groups that do not divide {devices} devices: {_excerpt(text)}")
     return frozenset(map(frozenset, rows))
 

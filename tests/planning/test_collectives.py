@@ -46,6 +46,27 @@ def test_a_collective_counts_with_its_payload(module, line, row):
     assert rows(module(P, line)) == [row]
 
 
+def between(kind):
+    """What the compiler writes for a collective among the same devices of two slices."""
+    told = f'is_host_transfer=true, frontend_attributes={{_xla_megascale_transfer_type="{kind}"}}'
+    return (
+        "%a = token[] after-all()",
+        f"%s = (f32[8]{{0}}, u32[], token[]) send(%p, %a), channel_id=3, {told}",
+        f"%r = (f32[8]{{0}}, u32[], token[]) recv(%a), channel_id=2, {told}",
+        "%t = token[] send-done(%s), channel_id=3, is_host_transfer=true",
+        "%d = (f32[8]{0}, token[]) recv-done(%r), channel_id=2, is_host_transfer=true",
+    )
+
+
+def test_what_goes_from_slice_to_slice_counts_as_what_it_stands_for(module):
+    for kind, row in (
+        ("ALL_REDUCE", ("all-reduce", "data", 1, 32, 32)),
+        ("ALL_GATHER", ("all-gather", "data", 1, 64, 32)),
+    ):
+        found = totals(collectives(module(P, *between(kind)), SIZES, 8, slices=2))
+        assert [tuple(item[key] for key in ("kind", "axis", "count", "bytes", "wire")) for item in found] == [row]
+
+
 def test_what_ends_a_transfer_and_groups_of_one_count_nothing(module):
     lines = (
         f"%s = (f32[8]{{0}}, f32[32]{{0}}) all-gather-start(%p), {ROWS}",
@@ -92,6 +113,8 @@ def test_a_transfer_beside_computations_counts_at_its_start_alone(module):
         ("%f = f32[8]{0} fusion(%p), kind=kCustom, calls=%strange", "fused in an unknown form"),
         ("%f = f32[8]{0} ragged-all-to-all(%p)", "not known here"),
         ("%f = f32[8]{0} all-reduce(%p), replica_groups=what", "unknown spelling"),
+        ("%f = (f32[8]{0}, u32[], token[]) send(%p, %p), channel_id=1", "not known here"),
+        (between("GOSSIP")[1].replace("%a", "%p"), "gossip between slices"),
     ],
 )
 def test_what_is_not_known_is_loud(module, line, said):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from clipjax.planning.groups import along_axes, axis_name, replica_groups
+from clipjax.planning.groups import along_axes, axis_name, between_slices, replica_groups
 
 DATA = frozenset(map(frozenset, ([0, 4], [1, 5], [2, 6], [3, 7])))
 FSDP = frozenset(map(frozenset, ([0, 1, 2, 3], [4, 5, 6, 7])))
@@ -30,6 +30,23 @@ SIZES = {"data": 2, "fsdp": 4, "tensor": 1}
 )
 def test_every_spelling_is_read(text, groups):
     assert replica_groups(text, 8) == groups
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("replica_groups={{0,1,2,3}}", FSDP),
+        ("replica_groups=[1,4]<=[4]", FSDP),
+        ("source_target_pairs={{0,1},{1,2},{2,3},{3,0}}", FSDP),
+        ("replica_groups={{0,4},{1,5},{2,6},{3,7}}", DATA),
+    ],
+)
+def test_what_the_first_of_two_slices_does_the_other_does_too(text, groups):
+    assert replica_groups(text, 8, slices=2) == groups
+
+
+def test_devices_in_the_same_place_of_each_slice_are_a_group():
+    assert between_slices(8, 2) == DATA
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,19 @@ def test_a_plan_for_tpus_that_are_not_here(tiny):
 
 @needs_libtpu
 @pytest.mark.slow
+def test_a_step_over_two_slices_compiles_and_sends_between_them_what_data_parallel_needs(tiny):
+    tiny.batch_size, tiny.precision = 64, "bfloat16"
+    tiny.mesh.data, tiny.mesh.fsdp, tiny.mesh.num_slices = -1, 4, 2
+    made = plan(tiny, "v5e:2x2")
+    assert made.fits and made.as_dict()["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}
+    moved = {row["kind"]: row["bytes"] for row in made.collectives if row["axis"] == "data"}
+    gradients = 0.9 * made.bytes_per_chip["parameters"] / 2  # in bfloat16 at least, divided over fsdp as they are
+    assert moved["all-reduce"] + moved.get("reduce-scatter", 0) >= gradients
+    assert any(row["axis"] == "fsdp" and row["kind"] == "all-gather" for row in made.collectives)
+
+
+@needs_libtpu
+@pytest.mark.slow
 def test_a_slice_that_libtpu_does_not_know_and_a_step_that_does_not_fit(tiny):
     tiny.mesh.data, tiny.batch_size = -1, 9 * 1024
     with pytest.raises(UserError, match="'v5e:3x3' is no slice that libtpu knows .*There are: v5e, v6e as"):
