@@ -1,4 +1,4 @@
-"""StableHLO: both encoders as portable programs for CPU, CUDA and TPU, with a loader that needs jax alone."""
+"""StableHLO: both encoders as portable programs for CPU, CUDA and TPU, with a loader that needs jax and flatbuffers."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""Load an exported CLIP: needs jax (and the NumPy it brings), nothing else.
+"""Load an exported CLIP: needs jax, the NumPy it brings, and flatbuffers (which jax.export reads with), nothing else.
 
     from load import load
     model = load("folder")

@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+import re
 
 import pytest
 
@@ -25,3 +26,11 @@ def test_each_of_the_nine_models_has_a_setting_that_its_slice_takes(plans, monke
         config = plans.config(row)
         assert config.batch_size == 32_768
         room.check(config, machine(row.topology))
+
+
+def test_the_page_has_a_row_for_every_setting_and_each_fits(plans):
+    lines = plans.read()
+    assert set(lines) == set(plans.ROWS)
+    assert not [line for line in lines.values() if "does not fit" in line]
+    bounds = {(row.model, row.topology): int(re.search(r"\| (\d+)% \|", line)[1]) for row, line in lines.items()}
+    assert bounds["ViT-L/14", "v5e:16x16"] >= 60
