@@ -34,7 +34,7 @@ ROWS = (
     Row("RN50", "v5e:16x16", 1, 1, "block"),
     Row("RN101", "v5e:16x16", 1, 1, "block"),
     Row("RN50x4", "v5e:16x16", 1, 1, "block"),
-    Row("RN50x16", "v5e:16x16", 16, 1, "block"),
+    Row("RN50x16", "v5e:16x16", 16, 2, "block"),
     Row("RN50x64", "v5e:16x16", 16, 4, "block"),
     Row("ViT-B/32", "v5e:16x16", 1, 1, "none"),
     Row("ViT-B/16", "v5e:16x16", 1, 1, "block"),

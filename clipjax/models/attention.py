@@ -36,8 +36,9 @@ def attend(q, k, v, seen):
 
 def suits_rows(x, causal) -> bool:
     """Whether attention among x [n, T, W] is `row_attention`'s: on TPU, in 16 bits, of more tokens than a register's
-    lanes. Short texts are no trouble."""
-    return traced_platform() == "tpu" and x.dtype.itemsize == 2 and not causal and x.shape[1] > 128
+    lanes. Short texts are no trouble, and of 577 tokens the chip has room for a row or two at a time: products are then
+    faster by the compiler's estimate (benchmarks/RESULTS.md)."""
+    return traced_platform() == "tpu" and x.dtype.itemsize == 2 and not causal and 128 < x.shape[1] <= 384
 
 
 def _has_flash_kernel(q) -> bool:
