@@ -54,3 +54,13 @@ def test_the_flash_kernel_is_used_where_it_can_be(monkeypatch, platform, capabil
     found = self_attention(*qkv(dtype, size), causal=causal)
     assert asked == ([{"is_causal": causal, "implementation": "cudnn"}] if flash else [])
     assert found.shape == (2, 7, 3 * size) and found.dtype == dtype
+
+
+@pytest.mark.parametrize(("tokens", "causal", "by_rows"), [(77, True, False), (50, False, False), (257, False, True)])
+def test_rows_are_attended_to_a_few_at_a_time_where_their_scores_have_room_on_the_chip(
+    monkeypatch, tokens, causal, by_rows
+):
+    monkeypatch.setattr(attention, "traced_platform", lambda: "tpu")
+    assert attention.suits_rows(jnp.zeros((1, tokens, 8), jnp.bfloat16), causal) == by_rows
+    assert not attention.suits_rows(jnp.zeros((1, 577, 8), jnp.bfloat16), False)
+    assert not attention.suits_rows(jnp.zeros((1, tokens, 8), jnp.float32), causal)

@@ -35,6 +35,12 @@ def test_a_placed_batch_is_the_batch(config):
     assert placed.addressable_shards[0].data.shape[0] == 16 // (mesh.shape["data"] * mesh.shape["fsdp"])
 
 
+def test_a_batch_lies_on_the_cpu_before_a_step_is_called():
+    """A step that has to wait for it would run in another thread, and page its memory in again every time."""
+    mesh, batch = make_mesh(MeshConfig(), jax.devices()[:1]), np.ones((256, 1 << 20), np.uint8)  # a while to copy
+    assert all(place_rows(mesh, batch, np.arange(256), 256).is_ready() for _ in range(3))
+
+
 def test_one_process_needs_all_rows():
     np.testing.assert_array_equal(local_rows(make_mesh(MeshConfig(2, 2, 2)), 8), np.arange(8))
 
