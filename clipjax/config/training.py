@@ -21,7 +21,7 @@ class LossConfig:
 
     kind: str = "softmax"
     method: str = "auto"
-    block_size: int = 1024
+    block_size: int = 2048
     mask_duplicates: bool = False
 
     def mistakes(self) -> list[str]:

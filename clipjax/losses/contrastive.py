@@ -11,7 +11,7 @@ from clipjax.losses import tiles
 from clipjax.losses.devices import ALL, ROWS, Merge, lay_out, scalar
 
 
-def contrastive_loss(image_features, text_features, logit_scale, *, mesh=None, block_size=1024, method="auto", keys=()):
+def contrastive_loss(image_features, text_features, logit_scale, *, mesh=None, block_size=2048, method="auto", keys=()):
     """Mean cross-entropy of picking the own text for each image and the own image for each text: float32 [].
 
     image_features, text_features [B, E] global: float32 or bfloat16 unit rows, row i of one belongs to row i of the
@@ -29,7 +29,7 @@ def contrastive_loss(image_features, text_features, logit_scale, *, mesh=None, b
 
 
 def contrastive_loss_and_recall(
-    image_features, text_features, logit_scale, *, mesh=None, block_size=1024, method="auto", keys=()
+    image_features, text_features, logit_scale, *, mesh=None, block_size=2048, method="auto", keys=()
 ):
     """(contrastive_loss, recall@1), both float32 []; the second at no further matrix product, and without a gradient.
 
@@ -50,14 +50,14 @@ def _loss_and_recall(image, text, scale, keys, layout):
 
 
 def _forward(image, text, scale, keys, layout):
-    """((loss, recall), what the gradient needs: the arguments and the two logsumexps, in their parts)."""
+    """((loss, recall), what the gradient needs): the arguments, the two logsumexps in their parts, few cosines."""
 
     def here(image, text, scale, keys):  # [b, E], [b] this device
         b, n = image.shape[0], lax.axis_size(layout.axes)
         images, texts = layout.blocks(image, text, keys)
         seen = tiles.nothing_seen(images.ids)
-        against = partial(_sum, scale)
-        (seen, total), text_sums = layout.visit(
+        against = partial(_sum, scale, layout.keeps_cosines)
+        (seen, total), text_sums, cosines = layout.visit(
             against, images, texts, (seen, jnp.zeros_like(seen.best)), _no_sums, _merge(scale)
         )
         image_sums = Sums(seen.best, total)
@@ -65,19 +65,19 @@ def _forward(image, text, scale, keys, layout):
         losses = [scale * (x.best - seen.own) + jnp.log(x.total) for x in (image_sums, text_sums)]  # [tiles, t]
         loss, hits = (tiles.uncut(x, b) for x in (losses[0] + losses[1], seen.nearest == images.ids))
         means = loss.sum() / (2 * b * n), hits.sum(dtype=jnp.float32) / (b * n)
-        return lax.psum(means, layout.axes), (image_sums, text_sums)
+        return lax.psum(means, layout.axes), (image_sums, text_sums, cosines)
 
-    outputs, sums = layout.on_mesh(here, (ROWS, ROWS, ALL, ROWS), (ALL, ROWS))(image, text, scale, keys)
-    return outputs, (image, text, *sums, scale, keys)
+    outputs, found = layout.on_mesh(here, (ROWS, ROWS, ALL, ROWS), (ALL, ROWS))(image, text, scale, keys)
+    return outputs, (image, text, *found, scale, keys)
 
 
 def _backward(layout, kept, cotangents):
-    def here(image, text, image_sums, text_sums, scale, keys, cotangent):  # [b, E], Sums [tiles, t] this device
+    def here(image, text, image_sums, text_sums, cosines, scale, keys, cotangent):  # [b, E], Sums [tiles, t] here
         b, n = image.shape[0], lax.axis_size(layout.axes)
         images, texts = layout.blocks(image, text, keys)
         mine = jnp.zeros_like(images.features, jnp.float32), jnp.zeros_like(image_sums.best)
-        (d_image, d_scale), d_text = layout.visit(
-            partial(_gradient, scale), (images, image_sums), (texts, text_sums), mine, _no_gradient
+        (d_image, d_scale), d_text, _ = layout.visit(
+            partial(_gradient, scale), (images, image_sums), (texts, text_sums), mine, _no_gradient, kept=cosines
         )
         weight = cotangent / (2 * b * n)
         d_image, d_text = (
@@ -85,7 +85,7 @@ def _backward(layout, kept, cotangents):
         )
         return d_image, d_text, weight * lax.psum(d_scale.sum(), layout.axes)
 
-    in_specs, out_specs = (ROWS, ROWS, ROWS, ROWS, ALL, ROWS, ALL), (ROWS, ROWS, ALL)
+    in_specs, out_specs = (ROWS, ROWS, ROWS, ROWS, ROWS, ALL, ROWS, ALL), (ROWS, ROWS, ALL)
     return *layout.on_mesh(here, in_specs, out_specs)(*kept, cotangents[0]), None
 
 
@@ -128,17 +128,17 @@ def _rescaled(sums, best, scale):
     return sums.total * jnp.exp(scale * (sums.best - best))
 
 
-def _sum(scale, row):
-    """First pass, each logit once: what has been seen and summed by rows, the Sums of columns."""
+def _sum(scale, keep, row):
+    """First pass, each logit once: what has been seen and summed by rows, the Sums of columns, the cosines to keep."""
 
-    def meet(column, mine, sums):
+    def meet(column, mine, sums, _):
         u = tiles.cosines(row, column)  # [t rows, t columns]
         seen, total = tiles.look(mine[0], u, row, column), mine[1]
         total = _rescaled(Sums(mine[0].best, total), seen.best, scale)
         total = total + jnp.sum(jnp.exp(scale * (u - seen.best[:, None])), axis=1)
         best = jnp.maximum(sums.best, jnp.max(u, axis=0))
         column_total = _rescaled(sums, best, scale) + jnp.sum(jnp.exp(scale * (u - best[None, :])), axis=0)
-        return (seen, total), Sums(best, column_total)
+        return (seen, total), Sums(best, column_total), u if keep else None
 
     return meet
 
@@ -156,10 +156,10 @@ def _gradient(scale, row_and_sums):
     row, r = row_and_sums
     turned = row.features.T  # [E, t]
 
-    def meet(column_and_sums, mine, d_column):
+    def meet(column_and_sums, mine, d_column, u):
         column, c = column_and_sums
         d_row, d_scale = mine
-        u = tiles.matmul(row.features, column.features, 1, 1)  # [t rows, t columns]
+        u = tiles.matmul(row.features, column.features, 1, 1) if u is None else u  # [t rows, t columns]
         # Not exp(logit - logsumexp): at scale 100 the rounding of a logsumexp would tilt its whole row by 4e-6.
         g = jnp.exp(scale * (u - r.best[:, None])) / r.total[:, None]
         g = g + jnp.exp(scale * (u - c.best[None, :])) / c.total[None, :] - 2.0 * tiles.pairs(row, column)
@@ -168,6 +168,7 @@ def _gradient(scale, row_and_sums):
         d_scale = d_scale + jnp.sum(g * u, axis=1)
         # The pairs are already subtracted, so that rounding to bf16 is relative to what is left of the gradient.
         g = g.astype(row.features.dtype)
-        return (d_row + tiles.matmul(g, column.features, 1, 0), d_scale), d_column + tiles.matmul(turned, g, 1, 0)
+        d_row, d_column = d_row + tiles.matmul(g, column.features, 1, 0), d_column + tiles.matmul(turned, g, 1, 0)
+        return (d_row, d_scale), d_column, None
 
     return meet

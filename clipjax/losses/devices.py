@@ -16,6 +16,9 @@ ROWS, ALL = PartitionSpec(_ROW_AXES), PartitionSpec()
 _METHODS = {"ring": ring, "gather": gather}
 # "auto" gathers while all texts and their float32 gradient fit into this; beyond, the ring saves more than it costs.
 _GATHER_BYTES = 64 * 2**20
+# A device that holds all columns keeps its cosines for the gradient while they fit into this, and saves a product of
+# four. (The ring's columns come in another order on each device, and its batch is larger.)
+_COSINE_BYTES = 256 * 2**20
 
 
 class Merge(NamedTuple):
@@ -40,6 +43,7 @@ class Layout(NamedTuple):
     mesh: Mesh | None
     block_size: int
     method: str
+    keeps_cosines: bool
 
     @property
     def axes(self):
@@ -56,9 +60,9 @@ class Layout(NamedTuple):
         first = lax.axis_index(self.axes) * image.shape[0]
         return [tiles.block(x, keys, first, self.block_size) for x in (image, text)]
 
-    def visit(self, against, rows, columns, mine, nothing, merge=ADD):
+    def visit(self, against, rows, columns, mine, nothing, merge=ADD, kept=None):
         """`visit` of the method: this device's rows against everybody's columns."""
-        return _METHODS[self.method].visit(against, rows, columns, mine, nothing, merge, self.axes)
+        return _METHODS[self.method].visit(against, rows, columns, mine, nothing, merge, self.axes, kept)
 
     def place(self, rows, scalars):
         """The arrays on the mesh: rows divided, scalars everywhere."""
@@ -81,7 +85,9 @@ def lay_out(image, text, mesh, block_size, method):
         raise UserError(f"loss.method: {method!r}, expected one of {', '.join(_METHODS)}, auto.")
     if mesh is not None:
         _check_mesh(mesh, image.shape[0])
-    return Layout(mesh, block_size, _pick(method, mesh, text))
+    method = _pick(method, mesh, text)
+    cosines = 4 * text.shape[0] ** 2 // (1 if mesh is None else _row_devices(mesh))
+    return Layout(mesh, block_size, method, method == "gather" and cosines <= _COSINE_BYTES)
 
 
 def scalar(value, name):

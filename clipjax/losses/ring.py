@@ -9,21 +9,21 @@ from jax import lax
 from clipjax.losses import tiles
 
 
-def visit(against, rows, columns, mine, nothing, merge, axes):
-    """tiles.walk of this device's rows against everybody's columns: (mine, theirs), theirs of its own columns.
+def visit(against, rows, columns, mine, nothing, merge, axes, kept):
+    """tiles.walk of this device's rows against everybody's columns: (mine, theirs, None), theirs of its own columns.
 
     nothing(columns): what columns hold before they have met a row; merge: how what devices have found of the same
-    columns becomes one. Runs inside shard_map over the mesh axes `axes`.
+    columns becomes one; kept: None. Runs inside shard_map over the mesh axes `axes`.
     """
 
     def step(carry, _):
         columns, mine, theirs = carry
         next_columns, arriving = _hop((columns, theirs), axes)
-        mine, here = tiles.walk(against, rows, columns, mine, nothing(columns))
+        mine, here, _ = tiles.walk(against, rows, columns, mine, nothing(columns))
         return (next_columns, mine, merge.two(arriving, here)), None
 
     (_, mine, theirs), _ = lax.scan(step, (columns, mine, nothing(columns)), length=lax.axis_size(axes))
-    return mine, _hop(theirs, axes)  # the last hop brings them home
+    return mine, _hop(theirs, axes), kept  # the last hop brings them home
 
 
 def _hop(tree, axes):

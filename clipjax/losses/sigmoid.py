@@ -11,7 +11,7 @@ from clipjax.losses.devices import ALL, ROWS, lay_out, scalar
 
 
 def sigmoid_loss(
-    image_features, text_features, logit_scale, logit_bias, *, mesh=None, block_size=1024, method="auto", keys=()
+    image_features, text_features, logit_scale, logit_bias, *, mesh=None, block_size=2048, method="auto", keys=()
 ):
     """Sum over all images and texts of -log sigmoid(±(logit_scale * cosine + logit_bias)), divided by B: float32 [].
 
@@ -24,7 +24,7 @@ def sigmoid_loss(
 
 
 def sigmoid_loss_and_recall(
-    image_features, text_features, logit_scale, logit_bias, *, mesh=None, block_size=1024, method="auto", keys=()
+    image_features, text_features, logit_scale, logit_bias, *, mesh=None, block_size=2048, method="auto", keys=()
 ):
     """(sigmoid_loss, recall@1), both float32 []; recall@1 as in `contrastive_loss_and_recall`."""
     image, text = jnp.asarray(image_features), jnp.asarray(text_features)
@@ -48,7 +48,7 @@ def _forward(image, text, scale, bias, keys, layout):
         seen = tiles.nothing_seen(images.ids)
         zeros = jnp.zeros_like(seen.best)
         mine = seen, zeros, jnp.zeros_like(images.features, jnp.float32), zeros, zeros
-        (seen, loss, d_image, d_scale, d_bias), d_text = layout.visit(
+        (seen, loss, d_image, d_scale, d_bias), d_text, _ = layout.visit(
             partial(_meeting, scale, bias), images, texts, mine, _no_gradient
         )
         hits = tiles.uncut(seen.nearest == images.ids, b).sum(dtype=jnp.float32)
@@ -81,7 +81,7 @@ def _meeting(scale, bias, row):
     """Each logit once. By rows: seen, loss, d_row / scale [t, E], d_scale, d_bias; by columns: d_column / scale."""
     turned = row.features.T  # [E, t]
 
-    def meet(column, mine, d_column):
+    def meet(column, mine, d_column, _):
         seen, loss, d_row, d_scale, d_bias = mine
         u = tiles.cosines(row, column)  # [t rows, t columns]
         seen, own, out = tiles.look(seen, u, row, column), tiles.pairs(row, column), tiles.left_out(row, column)
@@ -95,6 +95,6 @@ def _meeting(scale, bias, row):
         d_scale, d_bias = d_scale + jnp.sum(g * u, axis=1), d_bias + jnp.sum(g, axis=1)
         g = g.astype(row.features.dtype)
         d_row, d_column = d_row + tiles.matmul(g, column.features, 1, 0), d_column + tiles.matmul(turned, g, 1, 0)
-        return (seen, loss, d_row, d_scale, d_bias), d_column
+        return (seen, loss, d_row, d_scale, d_bias), d_column, None
 
     return meet

@@ -64,28 +64,29 @@ def block(features, keys, first, block_size):
     )
 
 
-def walk(against, rows, columns, mine, theirs):
-    """Every row tile meets every column tile once: what both have gathered from it, (mine, theirs).
+def walk(against, rows, columns, mine, theirs, kept=None):
+    """Every row tile meets every column tile once: what both have gathered from it, (mine, theirs, kept).
 
-    All four are trees of arrays [tiles, ...]: rows and columns are looked at, mine and theirs are what the tiles of
-    each hold so far. against(row)(column, mine, theirs) -> (mine, theirs) is one meeting, of trees without the leading
-    axis; what `against` computes of the row alone is computed once a row tile.
+    The first four are trees of arrays [tiles, ...]: rows and columns are looked at, mine and theirs are what the tiles
+    of each hold so far. kept: a tree of arrays [row tiles, column tiles, ...], what an earlier walk has kept of each
+    meeting; None if nothing. against(row)(column, mine, theirs, kept) -> (mine, theirs, kept) is one meeting, of trees
+    without the leading axes; what `against` computes of the row alone is computed once a row tile.
     """
 
-    def row_tile(carry, i):
-        mine, theirs = carry
+    def row_tile(carry, i_and_kept):
+        (mine, theirs), (i, kept) = carry, i_and_kept
         meet = against(_at(rows, i))
 
-        def column_tile(carry, j):
-            own, theirs = carry
-            own, changed = meet(_at(columns, j), own, _at(theirs, j))
-            return (own, _put(theirs, j, changed)), None
+        def column_tile(carry, j_and_kept):
+            (own, theirs), (j, kept) = carry, j_and_kept
+            own, changed, kept = meet(_at(columns, j), own, _at(theirs, j), kept)
+            return (own, _put(theirs, j, changed)), kept
 
-        (own, theirs), _ = lax.scan(column_tile, (_at(mine, i), theirs), jnp.arange(_count(columns)))
-        return (_put(mine, i, own), theirs), None
+        (own, theirs), kept = lax.scan(column_tile, (_at(mine, i), theirs), (jnp.arange(_count(columns)), kept))
+        return (_put(mine, i, own), theirs), kept
 
-    (mine, theirs), _ = lax.scan(row_tile, (mine, theirs), jnp.arange(_count(rows)))
-    return mine, theirs
+    (mine, theirs), kept = lax.scan(row_tile, (mine, theirs), (jnp.arange(_count(rows)), kept))
+    return mine, theirs, kept
 
 
 def cosines(row, column):

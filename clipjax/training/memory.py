@@ -10,7 +10,7 @@ from clipjax.errors import UserError
 
 _EXHAUSTED = re.compile(r"RESOURCE_EXHAUSTED: .*?\(([\d.]+)([KMGT]?)\) exceeds available \w+ \(([\d.]+)([KMGT]?)\)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_TILE_SIDE = 1024  # of the loss: tiles up to this side are small beside all else
+_TILE_SIDE = 2048  # of the loss: tiles up to this side are small beside all else
 
 
 def check_fit(config: Config, sizes: dict[str, int], needed: int, limit: int | None, state: int) -> None:

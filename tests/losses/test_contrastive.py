@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from clipjax.errors import UserError
-from clipjax.losses import contrastive, contrastive_loss, contrastive_loss_and_recall
+from clipjax.losses import contrastive, contrastive_loss, contrastive_loss_and_recall, devices
 
 SCALE = 1 / 0.07
 
@@ -50,6 +50,17 @@ def test_loss_and_gradients_equal_dense_without_a_mesh(n, block_size, unit_pairs
     np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-7)
     for x, y in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(np.max(np.abs(y)), 1e-2))
+
+
+@pytest.mark.parametrize("axes", [dict(data=1, fsdp=1), dict(data=2, fsdp=2), dict(data=4, fsdp=2)])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_cosines_kept_or_computed_again_give_the_same(
+    axes, keeps, unit_pairs, dense, mesh_of, assert_close, monkeypatch
+):
+    monkeypatch.setattr(devices, "_COSINE_BYTES", 2**20 if keeps else 0)
+    arguments = (*unit_pairs(104), SCALE)
+    found = value_and_gradients(arguments, mesh=mesh_of(**axes), method="gather", block_size=5)
+    assert_close(found, dense(*arguments))
 
 
 @pytest.mark.parametrize("method", ["ring", "gather"])
@@ -143,16 +154,19 @@ def test_recall_is_the_share_of_argmax_with_ties_to_the_lower_row(axes, method, 
     np.testing.assert_allclose(recall, expected, rtol=1e-6)
 
 
-def test_bfloat16_features_are_multiplied_as_they_are_and_summed_in_float32(mesh_of):
+@pytest.mark.parametrize("method, count", [("gather", 3), ("ring", 4)])
+def test_bfloat16_features_are_multiplied_as_they_are_and_summed_in_float32(method, count, mesh_of):
     features = jax.ShapeDtypeStruct((64, 16), jnp.bfloat16)
-    step = jax.value_and_grad(lambda *x: contrastive_loss(*x, SCALE, mesh=mesh_of(data=4, fsdp=2)), argnums=(0, 1))
+    options = dict(mesh=mesh_of(data=4, fsdp=2), method=method)
+    step = jax.value_and_grad(lambda *x: contrastive_loss(*x, SCALE, **options), argnums=(0, 1))
     products = re.findall(r"dot_general.*: (.*)", jax.jit(step).lower(features, features).as_text())
-    assert len(products) == 4  # cosines, cosines again, and two gradients
+    assert len(products) == count  # cosines, cosines again where they are not kept, and two gradients
     assert all(re.fullmatch(r"\(tensor<\S+xbf16>, tensor<\S+xbf16>\) -> tensor<\S+xf32>", x) for x in products)
 
 
-def test_the_gradient_keeps_the_features_and_four_numbers_a_pair(unit_pairs):
+def test_the_gradient_keeps_the_features_and_four_numbers_a_pair(unit_pairs, monkeypatch):
     n, e = 96, 16
+    monkeypatch.setattr(devices, "_COSINE_BYTES", 0)
     _, backward = jax.vjp(lambda *x: contrastive_loss(*x, SCALE, block_size=16), *unit_pairs(n, e))
     kept = [leaf.size for leaf in jax.tree.leaves(backward)]
     assert 2 * n * e <= sum(kept) <= 2 * n * e + 4 * n + 4

@@ -14,6 +14,21 @@ def test_auto_gathers_while_texts_and_their_gradient_fit_into_64_mib(n, dtype, m
     assert lay_out(features, features, mesh_of(data=4, fsdp=2), 1024, "auto").method == method
 
 
+@pytest.mark.parametrize(
+    "n, axes, method, keeps",
+    [
+        (8192, None, "auto", True),
+        (8193, None, "auto", False),
+        (23168, dict(data=4, fsdp=2), "gather", True),
+        (23176, dict(data=4, fsdp=2), "gather", False),
+        (1024, dict(data=4, fsdp=2), "ring", False),
+    ],
+)
+def test_a_device_keeps_cosines_with_all_columns_while_they_fit_into_256_mib(n, axes, method, keeps, mesh_of):
+    features = jnp.zeros((n, 8))
+    assert lay_out(features, features, axes and mesh_of(**axes), 512, method).keeps_cosines is keeps
+
+
 def test_one_device_has_nothing_to_exchange(mesh_of):
     features = jnp.zeros((64, 8))
     assert lay_out(features, features, mesh_of(data=1, fsdp=1, tensor=2), 1024, "ring").method == "gather"

@@ -39,10 +39,24 @@ def test_every_row_tile_meets_every_column_tile_once():
     rows, columns = jnp.arange(3), jnp.arange(4)
 
     def against(row):
-        return lambda column, mine, theirs: (mine + 10**column, theirs + 10**row)
+        return lambda column, mine, theirs, _: (mine + 10**column, theirs + 10**row, None)
 
-    mine, theirs = tiles.walk(against, rows, columns, jnp.zeros(3, jnp.int32), jnp.zeros(4, jnp.int32))
+    mine, theirs, _ = tiles.walk(against, rows, columns, jnp.zeros(3, jnp.int32), jnp.zeros(4, jnp.int32))
     assert mine.tolist() == [1111] * 3 and theirs.tolist() == [111] * 4
+
+
+def test_a_walk_finds_what_an_earlier_one_has_kept_of_the_same_meeting():
+    rows, columns = jnp.arange(3), jnp.arange(4)
+
+    def keep(row):
+        return lambda column, mine, theirs, _: (mine, theirs, 10 * row + column)
+
+    def check(row):
+        return lambda column, mine, theirs, kept: (mine + (kept == 10 * row + column), theirs, None)
+
+    kept = tiles.walk(keep, rows, columns, jnp.zeros(3), jnp.zeros(4))[2]
+    assert kept.shape == (3, 4)
+    assert tiles.walk(check, rows, columns, jnp.zeros(3), jnp.zeros(4), kept)[0].tolist() == [4] * 3
 
 
 @pytest.mark.parametrize("n, block_size", [(8, 4), (7, 3), (1, 2), (13, 100)])
@@ -52,9 +66,13 @@ def test_what_rows_have_seen_equals_numpy(n, block_size):
     rows, columns = (tiles.block(jnp.asarray(z), (), 0, block_size) for z in (x, y))
 
     def against(row):
-        return lambda column, seen, theirs: (tiles.look(seen, tiles.cosines(row, column), row, column), theirs)
+        return lambda column, seen, theirs, _: (
+            tiles.look(seen, tiles.cosines(row, column), row, column),
+            theirs,
+            None,
+        )
 
-    seen, _ = tiles.walk(against, rows, columns, tiles.nothing_seen(rows.ids), jnp.zeros_like(columns.ids))
+    seen, *_ = tiles.walk(against, rows, columns, tiles.nothing_seen(rows.ids), jnp.zeros_like(columns.ids))
     best, own, nearest = (tiles.uncut(part, n) for part in seen)
     u = x @ y.T
     np.testing.assert_array_equal(best, u.max(axis=1))

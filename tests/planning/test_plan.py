@@ -152,6 +152,17 @@ def test_a_step_over_two_slices_compiles_and_sends_between_them_what_data_parall
 
 @needs_libtpu
 @pytest.mark.slow
+def test_no_activation_travels_where_the_devices_of_a_mesh_are_in_another_order_than_the_slices(tiny):
+    """The order of a v5p:4x4x4 once made XLA exchange every query, key and value (`models/row_attention.py`)."""
+    tiny.batch_size, tiny.precision, tiny.mesh.data = 512, "bfloat16", -1
+    tiny.model.image = {"image_size": 224, "patch_size": 16, "width": 768, "heads": 12, "layers": 2}
+    made = plan(tiny, "v5p:4x4x4")
+    gradients = made.bytes_per_chip["parameters"]  # in float32 at most; beside them the loss exchanges features
+    assert sum(row["bytes"] for row in made.collectives) <= 1.2 * gradients, made.collectives
+
+
+@needs_libtpu
+@pytest.mark.slow
 def test_a_slice_that_libtpu_does_not_know_and_a_step_that_does_not_fit(tiny):
     tiny.mesh.data, tiny.batch_size = -1, 9 * 1024
     with pytest.raises(UserError, match="'v5e:3x3' is no slice that libtpu knows .*There are: v5e, v6e as"):

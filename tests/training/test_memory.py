@@ -54,7 +54,7 @@ def test_the_knobs_are_the_ones_that_are_left_to_turn():
 
 def test_a_large_tile_is_a_knob_of_its_own():
     loss = dataclasses.replace(Config().loss, block_size=8192)
-    assert "loss.block_size=1024" in keys(Config(loss=loss), SIZES)
+    assert "loss.block_size=2048" in keys(Config(loss=loss), SIZES)
 
 
 def test_both_numbers_of_a_compilers_complaint_are_read():

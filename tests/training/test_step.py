@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -199,6 +200,21 @@ def test_a_float16_overflow_changes_nothing_but_the_scale_and_is_counted(config)
     least = state._replace(loss_scale=LossScale(jnp.float32(1), jnp.int32(0)))
     after, metrics = step(least, batch_of(config))
     assert not metrics["finite"] and not metrics["overflow"] and after.loss_scale == (1, 0)
+
+
+def test_what_is_off_leaves_no_trace_in_the_step(config, monkeypatch):
+    """Without dropout nothing is drawn, without mask_duplicates no keys are computed."""
+
+    def lowered(**changes):
+        state, step = start(dataclasses.replace(config, **changes))
+        return step.lower(state, batch_of(config)).as_text()
+
+    monkeypatch.setattr("clipjax.losses.configured.row_keys", None)  # fails if called
+    drawn = re.compile("threefry|rng_bit_generator|random")
+    assert not drawn.search(lowered())
+    assert drawn.search(lowered(dropout=0.1)) and drawn.search(lowered(patch_dropout=0.5))
+    with pytest.raises(TypeError):
+        lowered(loss=dataclasses.replace(config.loss, mask_duplicates=True))
 
 
 @pytest.mark.slow
