@@ -236,17 +236,13 @@ def halves(config: Config, arrays: dict[str, np.ndarray]) -> tuple[dict, dict]:
     return params, stats
 
 
-def make_module(config: Config) -> CLIP:
-    """The module of a config, its parameters zeros; call inside `nnx.eval_shape`."""
-    left_out = dict(dropout=config.dropout, patch_dropout=config.patch_dropout)
-    options = dict(dtype=policy(config).compute, remat=config.remat, loss=config.loss.kind)
-    return CLIP(config.model, **options, **left_out)
-
-
 @functools.cache
-def abstract_module(config: Config) -> tuple:
-    """(graph, parameters, running averages) of a config's module, shapes only, without memory."""
-    return nnx.split(nnx.eval_shape(lambda: make_module(config)), nnx.Param, nnx.BatchStat)
+def abstract_module(config: Config, *, unroll=1) -> tuple:
+    """(graph, parameters, running averages) of a config's module, shapes only, without memory; unroll: see CLIP."""
+    left_out = dict(dropout=config.dropout, patch_dropout=config.patch_dropout)
+    options = dict(dtype=policy(config).compute, remat=config.remat, unroll=unroll, loss=config.loss.kind)
+    model = nnx.eval_shape(lambda: CLIP(config.model, **options, **left_out))
+    return nnx.split(model, nnx.Param, nnx.BatchStat)
 
 
 def merge(config: Config, params: dict, batch_stats: dict) -> CLIP:

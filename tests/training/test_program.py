@@ -9,7 +9,7 @@ from clipjax.errors import UserError
 from clipjax.parallel.mesh import make_mesh
 from clipjax.training import program as program_module
 from clipjax.training.optimizer import make_optimizer
-from clipjax.training.program import compile_step
+from clipjax.training.program import compile_step, trace_step
 from clipjax.training.state import abstract_state
 
 DEVICES = jax.devices()
@@ -27,6 +27,19 @@ def test_the_compiled_step_keeps_the_layout_that_the_rules_say(tiny):
     ):
         assert kept.is_equivalent_to(sharding, leaf.ndim)
     assert program.input_shardings[0][1].images.spec == PartitionSpec(("data", "fsdp"))
+
+
+@pytest.mark.slow
+def test_loops_over_layers_are_written_out_on_a_single_cpu_without_checkpoints(tiny):
+    tiny.model.image.layers = tiny.model.text.layers = 3
+
+    def loops(devices, remat="none"):
+        tiny.remat = remat
+        config, mesh = resolve(tiny), make_mesh(MeshConfig(devices), DEVICES[:devices])
+        return trace_step(config, make_optimizer(config), mesh, 16).lower().as_text().count("stablehlo.while")
+
+    # What is left are the tiles of the loss; the others are two towers, forward and backward.
+    assert loops(1) == loops(2) - 4 == loops(1, "block") - 4
 
 
 @pytest.mark.parametrize("memory", [10**6, 9 * 10**6], ids=["less than the state", "less than the program"])
