@@ -10,7 +10,8 @@ as it comes and, as ours does, keeping the memory that it frees ("kept"); its Ad
 also run with channels last. All must agree first: features within 1e-4, the loss of the first step within 1e-4 of it.
 
 --data names pictures with captions as data.train does, and the captions come from there. Without it they are as long
-as Flickr8k's and made of a few words; open_clip computes 77 tokens whatever they are.
+as Flickr8k's and made of a few words; open_clip computes 77 tokens whatever they are. Prompts are those of a zero-shot
+evaluation: seven templates of the release for ImageNet, and classes of CIFAR-100.
 """
 
 import argparse
@@ -31,11 +32,15 @@ from clipjax.config import DataConfig, preset
 from clipjax.text import END, tokenize
 from clipjax.text.lengths import FINE_BUCKETS, bucket, lengths
 
-BATCH, PROMPTS = 16, 128
+BATCH, MANY = 16, 128
 CAPTION_TOKENS = (4, 8, 9, 9, 10, 10, 10, 11, 11, 11, 12, 12, 12, 13, 13, 13, 14, 14, 14, 15, 15, 15, 16, 16, 16, 17)
 CAPTION_TOKENS += (17, 18, 18, 19, 21, 22, 37)  # quantiles of Flickr8k's captions, start and end included
 WORDS = "a dog runs on the green grass with red ball".split()
 LONG = "a dog " * 60
+TEMPLATES = ("itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.")
+TEMPLATES += ("a {} in a video game.", "art of the {}.", "a photo of the small {}.")
+CLASSES = "apple,aquarium fish,baby,bear,beaver,bed,bee,beetle,bicycle,bottle,bowl,boy,bridge,bus,butterfly,camel,can"
+PROMPTS = [text.format(name) for name in f"{CLASSES},castle,caterpillar,cattle".split(",") for text in TEMPLATES]
 
 
 def main() -> None:
@@ -47,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file for the numbers of every round")
     args = parser.parse_args()
-    captions = _captions(args.data, args.rounds * BATCH + PROMPTS)
+    captions = _captions(args.data, args.rounds * BATCH + MANY)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         weights = f"{folder}/weights.pt"
@@ -72,7 +77,8 @@ def cases(task: str, name: str, captions: list[str], rounds: int) -> dict[str, l
     if task == "text":
         return {
             "encode 16 captions": [(batch,) for batch in batches],
-            f"encode {PROMPTS} captions, sorted": [(captions[-PROMPTS:],)] * rounds,
+            f"encode {MANY} captions, sorted": [(captions[-MANY:],)] * rounds,
+            f"encode {MANY} prompts, sorted": [(PROMPTS[:MANY],)] * rounds,
             "encode 16 texts of 77 tokens": [([LONG] * BATCH,)] * rounds,
         }
     # the larger case last, so that each row's peak is its own

@@ -100,6 +100,7 @@ class _OurTraining:
 
         feed = Feed(self.config, self.mesh, np.arange(BATCH), iter([Batch(images, tokenize(captions))]), 1)
         if feed.length not in self.programs:
+            keep_freed_memory()  # as the loop does
             self.programs[feed.length] = compile_step(self.config, self.optimizer, self.mesh, feed.length)
             keep_freed_memory()
         program = self.programs[feed.length]

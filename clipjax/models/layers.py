@@ -15,9 +15,10 @@ def lean(function):
     """A function of elementwise work and sums along a row, whose gradient keeps its inputs alone and works from them.
 
     Otherwise it keeps each step on the way, arrays as large as the input: a third of a training step's memory, for
-    work that is next to nothing.
+    work that is next to nothing. Where blocks are written out, on a CPU, XLA merges that work with the first: it takes
+    an array more a block, and a twelfth less time, so nothing keeps it from doing so.
     """
-    return jax.checkpoint(function, prevent_cse=False)  # the blocks are a scan: nothing is there to be merged
+    return jax.checkpoint(function, prevent_cse=False)
 
 
 ACTIVATIONS = {

@@ -99,6 +99,7 @@ class _Run:
             if later:
                 size = self.config.at(step).model.image.image_size
                 say(f"compiling the step for pictures of {size} pixels and texts of {length} tokens")
+                keep_freed_memory()  # compiling needs a GB of its own, and cannot use what steps have freed
             self.programs[stage, length] = compile_step(self.config, self.optimizer, self.mesh, length, step)
             if later:
                 keep_freed_memory()

@@ -132,6 +132,7 @@ def _file_format(path: pathlib.Path) -> str:
         raise UserError(f"{path}: no such file or folder.")
     if path.suffix == ".msgpack":
         return "huggingface" if path.name == "flax_model.msgpack" else "flax"
-    if path.name in _FOLDER_FILES:
-        return _folder_format(path.parent) or "openai"
-    return "openai"
+    found = _folder_format(path.parent) if path.name in _FOLDER_FILES else None
+    if found == "huggingface" and path.suffix != ".json" and not (path.parent / "config.json").is_file():
+        return "openai"  # which knows the names inside, and says what transformers' own would need
+    return found or "openai"

@@ -67,6 +67,16 @@ def test_the_kind_of_a_bare_file_is_told_from_its_bytes(tmp_path, release, forei
         assert all(np.array_equal(found.arrays[path], x) for path, x in foreign("vit").arrays.items())
 
 
+def test_a_bare_file_that_is_named_like_one_of_transformers_is_told_from_the_names_in_it(tmp_path, release, foreign):
+    """A folder of them would have config.json beside it."""
+    safetensors.write(tmp_path / "model.safetensors", release("vit"))
+    found = weights.read(tmp_path / "model.safetensors", activation="quick_gelu")
+    assert found.model == foreign("vit").model
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="config.json"):
+        weights.read(tmp_path / "model.safetensors", activation="quick_gelu")
+
+
 def test_a_vocabulary_that_the_tokenizer_does_not_have_is_said(tmp_path, foreign):
     weights.write("openai", tmp_path / "a.pt", foreign("vit"))
     assert any(
