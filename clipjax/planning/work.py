@@ -20,7 +20,7 @@ def executed_flops(jaxpr, devices: int, platform: str = "cpu", once: bool = Fals
     """FLOP of all matrix products and convolutions of a step, over all devices; a multiply-add is 2.
 
     Of what is written for several platforms that of `platform` counts, of other branches the dearest. Rounds of loops
-    count, unless `once`: then each body counts one time, as in XLA's cost analysis. Inside of
+    count, unless `once`: then each body counts as often as it is written, as in XLA's cost analysis. Inside of
     `shard_map` every device counts, whatever the devices hold in common. Raises ValueError for a loop without length.
     """
     total = 0.0
@@ -76,7 +76,7 @@ def _branches(eqn, platform: str) -> list:
 def _times(eqn, devices: int, once: bool) -> float:
     name = eqn.primitive.name
     if name == "scan":
-        return 1 if once else eqn.params["length"]
+        return eqn.params["unroll" if once else "length"]  # a loop that is written out has `length` of them
     if name == "while":
         raise ValueError("a loop without a length: its matrix products cannot be counted")
     if name == "shard_map":

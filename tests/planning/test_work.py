@@ -34,6 +34,8 @@ def test_products_and_loops_are_counted():
     loop = jaxpr_of(lambda x: jax.lax.scan(lambda x, _: (x @ x, None), x, None, length=7)[0], X)
     assert executed_flops(loop, 1) == 7 * product
     assert executed_flops(loop, 1, once=True) == product
+    written_out = jaxpr_of(lambda x: jax.lax.scan(lambda x, _: (x @ x, None), x, None, length=7, unroll=True)[0], X)
+    assert executed_flops(written_out, 1) == executed_flops(written_out, 1, once=True) == 7 * product
     branch = jaxpr_of(lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x), X)
     assert executed_flops(branch, 1) == 2 * product
 
