@@ -1,4 +1,4 @@
-"""CLIP's symmetric contrastive loss over the global batch, exact, without ever holding its N x N logits."""
+"""CLIP's symmetric contrastive loss over the global batch, exact, in tiles of its N x N logits."""
 
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +18,8 @@ def contrastive_loss(image_features, text_features, logit_scale, *, mesh=None, b
     other; logit_scale: scalar > 0, already exponentiated. Differentiable (reverse mode) in all three. Cosines are
     summed and the softmax is computed in float32; bfloat16 features keep bfloat16 operands in matrix products.
     mesh: rows are divided over its axes `data` and `fsdp`, whatever other axes it has; None: one device.
-    block_size: most rows and columns of a tile of the logits, of which a device holds a few at a time.
+    block_size: most rows and columns of a tile of the logits, of which a device holds a few at a time. With method
+    "gather" it keeps its cosines for the gradient while they fit into 256 MiB (B = 8,192 on one device).
     method: how texts reach the other devices. "gather" gets them all at once; "ring" passes them on block by block, in
     least memory; "auto" gathers while all texts and their gradient fit into 64 MiB (B = 16,384 at E = 512, float32).
     keys: arrays int32 [B]; rows that are equal in one of them are duplicates, which are no choices for each other.
@@ -149,7 +150,7 @@ def _no_gradient(columns):
 
 
 def _gradient(scale, row_and_sums):
-    """Second pass, each logit once more: gradients of (all logsumexps of rows and columns - 2 * all own logits).
+    """Second pass, each logit again: gradients of (all logsumexps of rows and columns - 2 * all own logits).
 
     By rows of d_row / scale [t, E] and d_scale [t], by columns of d_column / scale [E, t].
     """

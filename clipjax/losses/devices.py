@@ -38,7 +38,10 @@ ADD = Merge(
 
 
 class Layout(NamedTuple):
-    """Where and in what pieces a loss is computed. Hashable: a static argument of what is compiled."""
+    """Where and in what pieces a loss is computed. Hashable: a static argument of what is compiled.
+
+    keeps_cosines: for the gradient, where they are needed again; else they are computed again.
+    """
 
     mesh: Mesh | None
     block_size: int
