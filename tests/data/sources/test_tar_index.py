@@ -118,7 +118,7 @@ def zipped():
         (b"<html>" * 300, "a page of HTML"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (b"hello", "5 bytes that are no tar"),
-        (os.urandom(2000), "2,000 bytes that are no tar"),
+        (bytes(range(200)) * 10, "2,000 bytes that are no tar"),
     ],
 )
 def test_what_is_no_tar_is_named(tmp_path, content, found):
