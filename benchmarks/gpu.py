@@ -1,16 +1,18 @@
 """Training steps on one GPU: pairs a second, peak memory, and utilisation against what its matrix products reach.
 
-    python benchmarks/gpu.py [--models=ViT-B/32,ViT-B/16,ViT-L/14,RN50] [--batch=32768] [--remat=none] [--steps=5]
+    python benchmarks/gpu.py [--models=ViT-B/32,ViT-B/16,ViT-L/14,RN50] [--batch=32768] [--rows=0] [--remat=none]
 
-Two rows a model, in bfloat16: a batch as large as the memory holds, and --batch in micro-batches of the largest power
-of two of these. Where torch with CUDA and open_clip are installed, a third: open_clip's own step (autocast to bfloat16,
-fused AdamW), at the same batch or the largest that fits there. Each figure is the median of --steps steps after two
-others, on a batch that lies on the device: reading data is not part of it (benchmarks/loader.py measures that).
+Two rows a model, in bfloat16: a batch as large as the memory holds (--rows: one of that size), and --batch in
+micro-batches of the largest power of two of these. Where torch with CUDA and open_clip are installed, a third:
+open_clip's own step (autocast to bfloat16, fused AdamW), at the same batch or the largest that fits there. Each figure
+is the median of --steps steps after two others, on a batch that lies on the device: reading data is not part of it
+(benchmarks/loader.py measures that). Once steps have taken 20 s together, no more are made: of a model's batch of
+32,768 there are one to three, and the last of them counts.
 
 Utilisation is 3 times the operations of a forward pass (models/flops.py), texts of the whole context, over the time and
 the rate of a large bfloat16 matrix product on the same card; what is computed a second time (remat, and the first of
 the two passes over micro-batches) does not count as work. Every figure comes from a process of its own. Without a GPU
-it runs too, for tests: --models=tiny --batch=32 --largest=16 --unit=8 --side=64.
+it runs too, for tests: --models=tiny --batch=32 --rows=16 --side=64.
 """
 
 import argparse
@@ -23,7 +25,7 @@ import time
 
 import numpy as np
 
-WARM_UP = 2
+WARM_UP, LONG = 2, 20.0  # steps, seconds
 
 
 def main(arguments=None) -> None:
@@ -33,16 +35,16 @@ def main(arguments=None) -> None:
     parser.add_argument("--batch", type=int, default=32_768, help="the batch that is accumulated")
     parser.add_argument("--remat", default="none", help="as in the config")
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--largest", type=int, default=16_384, help="try no larger batch at once")
-    parser.add_argument("--unit", type=int, default=64, help="batches tried are multiples of it")
+    parser.add_argument("--rows", default="0", help="the batch at once, for each model (0: what the memory holds)")
     parser.add_argument("--side", type=int, default=8192, help="of the square matrices")
     args = parser.parse_args(arguments)
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")  # nothing else runs beside each process
     device, rate = _alone(matrix_rate, args.side)
     print(f"{device}: {rate / 1e12:.4g} TFLOP/s in bfloat16 products of {args.side} x {args.side}\n")
     print("model     program     batch  at once   pairs/s   step s  peak GB  utilisation")
-    for name in args.models.split(","):
-        rows = _alone(largest_batch, name, args.remat, args.unit, args.largest)
+    models, asked = args.models.split(","), [int(rows) for rows in args.rows.split(",")]
+    for name, rows in zip(models, asked if len(asked) > 1 else asked * len(models), strict=True):
+        rows = rows or _alone(largest_batch, name, args.remat)
         _print(name, "clipjax", rows, rows, rate, _alone(our_steps, name, rows, rows, args.remat, args.steps))
         part = min(1 << rows.bit_length() - 1, args.batch)
         while (found := _alone(our_steps, name, args.batch, part, args.remat, args.steps)) is None:
@@ -71,84 +73,101 @@ def matrix_rate(side: int) -> tuple[str, float]:
     return jax.devices()[0].device_kind, 2 * side**3 / statistics.median(seconds[WARM_UP:])
 
 
-def largest_batch(name: str, remat: str, unit: int, most: int) -> int:
+def largest_batch(name: str, remat: str, unit: int = 64, most: int = 16_384) -> int:
     """The largest multiple of `unit`, up to `most`, whose step the device holds: found by compiling, not by running.
 
-    Memory is a straight line over the batch, which two small ones give.
+    Memory is a straight line over the batch: it begins at parameters, moments and gradients, and a batch of a few units
+    gives its slope.
     """
     from clipjax.errors import UserError
-    from clipjax.training.memory import device_limit, program_bytes
+    from clipjax.training.memory import device_limit, program_bytes, shard_bytes
+    from clipjax.training.program import step_arguments
+
+    def compiled(rows):
+        while True:
+            config, mesh, optimizer = _setting(name, rows, rows, remat)
+            try:
+                return rows, _program(config, mesh, optimizer)
+            except UserError:
+                if rows == unit:
+                    raise
+                rows = max(rows * 15 // 16 // unit, 1) * unit
 
     config, mesh, optimizer = _setting(name, unit, unit, remat)
-    low, high = (
-        program_bytes(_program(_setting(name, rows, rows, remat)[0], mesh, optimizer)) for rows in (unit, 2 * unit)
-    )
-    limit = device_limit(mesh)
-    rows = most if limit is None else unit * int((limit - low) / max(high - low, 1)) + unit
-    rows = max(min(rows, most) // unit, 1) * unit
-    while rows > unit:
-        try:
-            _program(_setting(name, rows, rows, remat)[0], mesh, optimizer)
-            break
-        except UserError:
-            rows = rows * 15 // 16 // unit * unit
-    return rows
+    if (limit := device_limit(mesh)) is None:
+        return most
+    begin = shard_bytes(step_arguments(config, optimizer, mesh, config.model.text.context_length)[0]) * 4 // 3
+    few, program = compiled(4 * unit)
+    rows = int((limit - begin) * few / (program_bytes(program) - begin))
+    return compiled(max(min(rows, most) // unit, 1) * unit)[0]
 
 
 def our_steps(name: str, batch: int, part: int, remat: str, steps: int) -> tuple[float, float] | None:
     """(seconds a step, peak bytes) of the step that `clipjax train` compiles; None where it does not fit."""
     import jax
 
-    from clipjax.data.batch import Batch
     from clipjax.errors import UserError
+
+    try:
+        return _our_steps(name, batch, part, remat, steps)
+    except UserError:
+        return None
+    except jax.errors.JaxRuntimeError as error:  # in pieces, memory holds less than it should
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+
+
+def _our_steps(name, batch, part, remat, steps):
+    import jax
+
+    from clipjax.data.batch import Batch
     from clipjax.parallel.mesh import row_sharding
     from clipjax.training.memory import program_bytes
     from clipjax.training.state import init_state
 
     config, mesh, optimizer = _setting(name, batch, part, remat)
-    try:
-        program = _program(config, mesh, optimizer)
-    except UserError:
-        return None
+    program = _program(config, mesh, optimizer)
     state = init_state(config, optimizer, mesh)
     given = jax.device_put(Batch(*_pairs(config)), row_sharding(mesh))
     seconds = []
-    for _ in range(WARM_UP + steps):
+    while not _enough(seconds, steps):
         begin = time.perf_counter()
         state, metrics = program(state, given)
         if not np.isfinite(float(metrics["loss"])):
             raise RuntimeError(f"{name}: the loss is {metrics['loss']}")
         seconds.append(time.perf_counter() - begin)
     memory = jax.devices()[0].memory_stats() or {}
-    return statistics.median(seconds[WARM_UP:]), memory.get("peak_bytes_in_use") or program_bytes(program)
+    return _median(seconds), memory.get("peak_bytes_in_use") or program_bytes(program)
 
 
 def their_steps(name: str, rows: int, steps: int) -> tuple[float, float, int] | None:
     """(seconds a step, peak bytes, batch) of open_clip's step; None without CUDA."""
+    import open_clip
     import torch
 
     if not torch.cuda.is_available():
         return None
+    own = name.replace("/", "-").removesuffix("px").replace("@", "-")
+    model = open_clip.create_model(f"{own}-quickgelu", device="cuda")
     while True:
         try:
-            return _their_steps(name, rows, steps)
+            return *_their_steps(name, model, rows, steps), rows
         except torch.cuda.OutOfMemoryError:
             rows = rows * 7 // 8
         torch.cuda.empty_cache()
 
 
-def _their_steps(name, rows, steps):
+def _their_steps(name, model, rows, steps):
     import open_clip
     import torch
 
-    own = name.replace("/", "-").removesuffix("px").replace("@", "-")
-    model = open_clip.create_model(f"{own}-quickgelu", device="cuda")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.98), eps=1e-6, fused=True)
     loss_of = open_clip.ClipLoss()
     images, tokens = (torch.from_numpy(x).cuda() for x in _pairs(_setting(name, rows, rows, "none")[0]))
     torch.cuda.reset_peak_memory_stats()
     seconds = []
-    for _ in range(WARM_UP + steps):
+    while not _enough(seconds, steps):
         begin = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16):
@@ -159,7 +178,16 @@ def _their_steps(name, rows, steps):
         loss.item()
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds[WARM_UP:]), torch.cuda.max_memory_allocated(), rows
+    return _median(seconds), torch.cuda.max_memory_allocated()
+
+
+def _enough(seconds, steps):
+    return len(seconds) == WARM_UP + steps or sum(seconds) > LONG
+
+
+def _median(seconds):
+    """Of what came after the warm-up, or the last where nothing did."""
+    return statistics.median(seconds[WARM_UP:] or seconds[-1:])
 
 
 def _setting(name, batch, part, remat):
@@ -198,6 +226,9 @@ def _print(name, program, batch, part, rate, found):
     from clipjax.config import preset
     from clipjax.models.flops import forward_flops
 
+    if found is None:
+        print(f"{name:9s} {program:9s} {batch:7d} {part:8d} does not fit into the memory", flush=True)
+        return
     seconds, peak = found
     share = 3 * sum(forward_flops(preset(name))) * batch / seconds / rate
     figures = f"{batch / seconds:9.1f} {seconds:8.3f} {peak / 1e9:8.2f} {share:12.1%}"

@@ -14,8 +14,7 @@ def self_attention(q, k, v, *, causal):
     place of what the others keep for the gradient. Programs for other machines are traced without a mesh.
     """
     if _has_flash_kernel(q):
-        mixed = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
-        return mixed.reshape(*mixed.shape[:2], -1)
+        return _flash(q, k, v, causal)
     tokens = q.shape[1]
     seen = jnp.tri(tokens, dtype=bool)[None, None] if causal else None  # [1, 1, T, T]
     return attend(q, k, v, seen)
@@ -32,6 +31,18 @@ def attend(q, k, v, seen):
         scores = jnp.where(seen, scores, -jnp.inf)
     mixed = jnp.matmul(jax.nn.softmax(scores).astype(v.dtype), v).swapaxes(1, 2)  # [n, Q, K, D]
     return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def _flash(q, k, v, causal):
+    """`self_attention` by cuDNN. JAX refuses a gradient of it over an odd number of tokens: they get one more, which
+    none of the others sees, whatever stands there."""
+    n, tokens = q.shape[:2]
+    lengths = None
+    if tokens % 2:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+        lengths = None if causal else jnp.full(n, tokens, jnp.int32)
+    options = dict(is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn")
+    return jax.nn.dot_product_attention(q, k, v, **options)[:, :tokens].reshape(n, tokens, -1)
 
 
 def suits_rows(x, causal) -> bool:

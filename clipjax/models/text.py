@@ -5,7 +5,7 @@ from flax import nnx
 
 from clipjax.config import TextConfig
 from clipjax.errors import UserError
-from clipjax.models.layers import LayerNorm, Linear, normal, param
+from clipjax.models.layers import LayerNorm, Linear, add_rows, normal, param
 from clipjax.models.transformer import BlockInit, run, stack
 from clipjax.parallel.sharding import by_rows, laid_out
 
@@ -44,7 +44,7 @@ class TextTransformer(nnx.Module):
         length, longest = tokens.shape[1], self.config.context_length
         if length > longest:
             raise UserError(f"texts: {length} tokens a row found, at most {longest} expected. Tokenize to that length.")
-        x = look_up(self.token_embedding[...], tokens) + self.positional_embedding[...][None, :length]  # [n, L, W]
+        x = add_rows(look_up(self.token_embedding[...], tokens), self.positional_embedding[...][:length])  # [n, L, W]
         end = jnp.argmax(tokens == self.config.end_token, axis=1)  # [n] the first one
         x = x.astype(self.dtype)
         x = run(self.blocks, self.last, x, end, keys=keys, remat=self.remat, unroll=self.unroll)  # [n, W]

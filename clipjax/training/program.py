@@ -44,13 +44,15 @@ def trace_step(config: Config, optimizer, mesh, length: int, at: int | None = No
 
 
 def _writes_loops_out(mesh) -> bool:
-    """Whether the loops over layers are: on a CPU.
+    """Whether the loops over layers are: on a CPU, and on GPUs that hold the weights whole.
 
     In a loop, XLA's CPU backend copies each layer's weights out of their stack, and its gradients into one of zeros: a
     tenth of a step of ViT-B/32, a fifth of RN50's, for a quarter more to compile. Several of its devices stand for
-    those of a cluster, which gain nothing; nor does encoding, which has no gradients.
+    those of a cluster, which gain nothing; nor does encoding, which has no gradients. On a GPU what a layer keeps for
+    its gradient is copied into a stack and out of it.
     """
-    return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    platform = mesh.devices.flat[0].platform
+    return platform == "cpu" and mesh.size == 1 or platform == "gpu" and mesh.shape["fsdp"] == 1
 
 
 def step_arguments(config: Config, optimizer, mesh, length: int, at: int | None = None) -> tuple[State, Batch]:

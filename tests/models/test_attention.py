@@ -1,5 +1,6 @@
 """Attention: the flash kernel is asked for where there is one, by flag, and the products are what it would give."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +10,21 @@ from clipjax.models import attention
 from clipjax.models.attention import self_attention
 
 
-def qkv(dtype=jnp.float32, size=8):
+def qkv(dtype=jnp.float32, size=8, tokens=7):
     rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.normal(size=(2, 7, 3, size)), dtype) for _ in range(3)]
+    return [jnp.asarray(rng.normal(size=(2, tokens, 3, size)), dtype) for _ in range(3)]
+
+
+def stand_in(monkeypatch):
+    """The library does by products what is asked of cuDNN; returns the list of (shape, options) that were asked."""
+    library, asked = jax.nn.dot_product_attention, []
+
+    def kernel(q, k, v, **options):
+        asked.append((q.shape, options))
+        return library(q, k, v, **options | {"implementation": "xla"})
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    return asked
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -43,17 +56,30 @@ def test_the_flash_kernel_is_used_where_it_can_be(monkeypatch, platform, capabil
     class Device:
         compute_capability = capability
 
-    def kernel(q, k, v, **options):
-        asked.append(options)
-        return library(q, k, v, is_causal=options["is_causal"])
-
-    library = jax.nn.dot_product_attention
     monkeypatch.setattr(attention, "traced_platform", lambda: platform)
     monkeypatch.setattr(jax, "devices", lambda: [Device])
-    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    asked = stand_in(monkeypatch)
     found = self_attention(*qkv(dtype, size), causal=causal)
-    assert asked == ([{"is_causal": causal, "implementation": "cudnn"}] if flash else [])
+    assert [options["is_causal"] for _, options in asked] == [causal] * flash
     assert found.shape == (2, 7, 3 * size) and found.dtype == dtype
+
+
+@pytest.mark.parametrize("tokens", [7, 8])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_flash_kernel_gets_an_even_number_of_tokens_and_gives_what_products_give(monkeypatch, tokens, causal):
+    """JAX refuses cuDNN's gradient for an odd number; a token more must change neither values nor gradients."""
+    asked = stand_in(monkeypatch)
+    q, k, v = qkv(tokens=tokens)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(2, tokens, 24)), jnp.float32)
+
+    def value_and_gradient(attend):
+        return jax.value_and_grad(lambda *x: (attend(*x, causal=causal) * weights).sum(), (0, 1, 2))(q, k, v)
+
+    wanted = value_and_gradient(self_attention)
+    found = value_and_gradient(lambda q, k, v, causal: attention._flash(q, k, v, causal))
+    chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert {shape for shape, _ in asked} == {(2, 8, 3, 8)}
+    assert {options["implementation"] for _, options in asked} == {"cudnn"}
 
 
 @pytest.mark.parametrize(("tokens", "causal", "by_rows"), [(77, True, False), (50, False, False), (257, False, True)])

@@ -70,6 +70,14 @@ def test_the_gradient_of_a_row_that_is_added_to_many_is_summed_in_float32(dtype)
     assert (add_rows(x, jnp.ones(2)) == 1).all() and add_rows(x, jnp.ones(2)).dtype == dtype
 
 
+def test_the_gradient_of_positions_is_the_sum_over_the_batch_in_float32():
+    weights = np.random.default_rng(0).normal(size=(300, 5, 4)).astype(np.float32)
+    asked = jax.grad(lambda rows, x: (add_rows(x, rows) * weights).sum())(jnp.zeros((5, 4)), jnp.zeros((300, 5, 4)))
+    np.testing.assert_allclose(asked, weights.astype(np.float64).sum(0), rtol=1e-5, atol=1e-5)
+    half = jax.grad(lambda rows, x: add_rows(x, rows).astype(jnp.float32).sum())
+    np.testing.assert_array_equal(half(jnp.ones((5, 4)), jnp.zeros((2**9, 5, 4), jnp.bfloat16)), np.full((5, 4), 2**9))
+
+
 def test_unit_rows_have_length_one_and_a_zero_row_stays_zero():
     rows = unit(jnp.asarray([[3.0, 4.0], [0.0, 0.0], [1e-6, 0.0]]))
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0], [1, 0]], atol=1e-6)

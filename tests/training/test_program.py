@@ -1,6 +1,10 @@
 """The compiled step lies as the rules say, and one that cannot fit is refused before it runs."""
 
+import math
+from types import SimpleNamespace
+
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -9,7 +13,7 @@ from clipjax.errors import UserError
 from clipjax.parallel.mesh import make_mesh
 from clipjax.training import program as program_module
 from clipjax.training.optimizer import make_optimizer
-from clipjax.training.program import compile_step, trace_step
+from clipjax.training.program import _writes_loops_out, compile_step, trace_step
 from clipjax.training.state import abstract_state
 
 DEVICES = jax.devices()
@@ -40,6 +44,23 @@ def test_loops_over_layers_are_written_out_on_a_single_cpu_without_checkpoints(t
 
     # What is left are the tiles of the loss; the others are two towers, forward and backward.
     assert loops(1) == loops(2) - 4 == loops(1, "block") - 4
+
+
+@pytest.mark.parametrize(
+    ("platform", "sizes", "written"),
+    [
+        ("gpu", (1, 1), True),
+        ("gpu", (8, 1), True),
+        ("gpu", (1, 8), False),
+        ("tpu", (1, 1), False),
+        ("cpu", (2, 1), False),
+    ],
+)
+def test_loops_are_written_out_where_gpus_hold_the_weights_whole(platform, sizes, written):
+    """The mesh is a stand-in: sizes are those of data and fsdp."""
+    devices = np.array([SimpleNamespace(platform=platform)] * math.prod(sizes))
+    mesh = SimpleNamespace(devices=devices, size=devices.size, shape=dict(zip(("data", "fsdp"), sizes, strict=True)))
+    assert _writes_loops_out(mesh) == written
 
 
 @pytest.mark.parametrize("memory", [10**6, 9 * 10**6], ids=["less than the state", "less than the program"])
