@@ -68,5 +68,20 @@ def restate(config: Config, optimizer, mesh, state: State) -> State:
 
 def _place(array, place):
     """A host array, which every process has whole, on the mesh, in the dtype of `place`."""
-    array = np.asarray(array).astype(place.dtype, copy=False)
+    array = _to_copy(np.asarray(array).astype(place.dtype, copy=False))
     return jax.make_array_from_callback(array.shape, place.sharding, lambda index: array[index])
+
+
+def _to_copy(array):
+    """The array in memory that begins at no multiple of 64 bytes.
+
+    At one, XLA on CPU takes NumPy's memory for its own array, which cannot be donated: the first step would make it
+    anew, behind its scratch memory, and glibc would find that too small for the next step, which needs some bytes more.
+    """
+    if array.ctypes.data % 64:
+        return array
+    memory = np.empty(array.nbytes + array.itemsize, np.uint8)
+    moved = memory[array.itemsize * (memory.ctypes.data % 64 == 0) :][: array.nbytes].view(array.dtype)
+    moved = moved.reshape(array.shape)
+    moved[...] = array
+    return moved

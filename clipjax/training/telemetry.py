@@ -33,15 +33,13 @@ class Telemetry:
         self._first_host = jax.process_index() == 0
         self._config = config
         self._peak = _PEAKS.get(jax.devices()[0].device_kind)
-        self._wandb = None
+        self._board = self._wandb = None
         if not self._first_host:
             return
-        from tensorboardX import SummaryWriter
-
-        self._path = workdir / "metrics.jsonl"
-        keep_before(self._path, first_step)
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step)
+        self._workdir, self._first_step = workdir, first_step
+        path = workdir / "metrics.jsonl"
+        keep_before(path, first_step)
+        self._file = path.open("a")
         if config.wandb_project:
             self._wandb = _start_wandb(config, workdir)
 
@@ -51,6 +49,10 @@ class Telemetry:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
+        if self._board is None:  # not at the start: where torch is installed, tensorboardX imports it, for seconds
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=self._first_step)
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         if self._wandb:
@@ -74,7 +76,8 @@ class Telemetry:
         if not self._first_host:
             return
         self._file.close()
-        self._board.close()
+        if self._board:
+            self._board.close()
         if self._wandb:
             self._wandb.finish()
 

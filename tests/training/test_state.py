@@ -3,13 +3,14 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from clipjax.config import MeshConfig, resolve
 from clipjax.parallel.mesh import make_mesh
 from clipjax.training.optimizer import make_optimizer
-from clipjax.training.state import abstract_state, init_state
+from clipjax.training.state import _place, abstract_state, init_state
 from clipjax.trees import flatten
 
 
@@ -44,3 +45,22 @@ def test_the_announced_shapes_and_places_are_the_real_ones(tiny, half):
     for path, leaf in real.items():
         said = announced[path]
         assert (leaf.shape, leaf.dtype, leaf.sharding) == (said.shape, said.dtype, said.sharding), path
+
+
+@pytest.mark.parametrize("offset", [0, 4, 64])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((300, 7), np.float32), ((64,), jnp.bfloat16), ((), np.int32), ((0, 3), np.float32)]
+)
+def test_a_fresh_state_owns_its_memory(offset, shape, dtype):
+    """XLA on CPU would work on NumPy's memory where it begins at a multiple of 64, and could not donate it."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + 256, np.uint8)
+    begin = -memory.ctypes.data % 64 + offset
+    array = memory[begin : begin + size].view(dtype).reshape(shape)
+    array[...] = np.arange(array.size).reshape(shape)
+    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    placed = _place(array, jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))
+    np.testing.assert_array_equal(placed, array)
+    assert placed.dtype == dtype and placed.sharding == sharding
+    assert not 0 <= placed.unsafe_buffer_pointer() - memory.ctypes.data < memory.size

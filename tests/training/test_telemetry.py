@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -26,6 +28,28 @@ def test_records_come_back_as_they_were_written(config, tmp_path):
         {"step": 2, "loss": 1.5, "skipped_steps": 1},
     ]
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_run_starts_without_tensorboard(tmp_path):
+    """Where torch is installed tensorboardX imports it, for seconds, beside the tracing of the step."""
+    code = f"""
+import sys
+from clipjax.config import default_config, resolve
+from clipjax.training.telemetry import Telemetry
+config = default_config()
+config.data.train, config.total_steps = "none", 5
+telemetry = Telemetry(__import__("pathlib").Path({str(tmp_path)!r}), resolve(config), 1)
+assert "tensorboardX" not in sys.modules
+telemetry.record(1, {{"loss": 1.0}})
+assert "tensorboardX" in sys.modules
+telemetry.close()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_that_makes_no_step_closes_what_it_opened(config, tmp_path):
+    Telemetry(tmp_path, config, 1).close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
 def test_a_resumed_run_writes_no_step_twice(config, tmp_path):
