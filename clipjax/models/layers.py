@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from clipjax.parallel.mesh import traced_platform
+
 
 def lean(function):
     """A function of elementwise work and sums along a row, whose gradient keeps its inputs alone and works from them.
@@ -83,8 +85,8 @@ def add_rows(x, row):
     """x [..., *S] + row [*S], in the dtype of x. The gradient of row, a sum over all of x, is summed in float32.
 
     In half precision that sum would stall at some hundreds of equal terms, or overflow; a batch has a million.
-    Where each token has a row of its own, as positions have, the sum is a product with ones: XLA on GPU lays out what
-    it sums so that the terms lie side by side, and there that would turn everything in the tower around.
+    Where each token has a row of its own, as positions have, on GPU the sum is a product with ones: XLA lays out what
+    it sums there so that the terms lie side by side, which would turn everything in the tower around.
     """
     return _add_rows(x, row.astype(jnp.float32))
 
@@ -99,7 +101,7 @@ def _add_rows_forward(x, row):
 
 
 def _add_rows_backward(row, dy):
-    if dy.ndim - row.ndim == 1:
+    if dy.ndim - row.ndim == 1 and traced_platform() == "gpu":
         ones = jnp.ones(dy.shape[0], dy.dtype)
         return dy, jnp.einsum("n,n...->...", ones, dy, precision="highest", preferred_element_type=jnp.float32)
     return dy, dy.astype(jnp.float32).sum(tuple(range(dy.ndim - row.ndim)))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from clipjax.models import layers
 from clipjax.models.layers import ACTIVATIONS, MLP, LayerNorm, Linear, add_rows, normal, uniform, unit
 
 
@@ -70,7 +71,9 @@ def test_the_gradient_of_a_row_that_is_added_to_many_is_summed_in_float32(dtype)
     assert (add_rows(x, jnp.ones(2)) == 1).all() and add_rows(x, jnp.ones(2)).dtype == dtype
 
 
-def test_the_gradient_of_positions_is_the_sum_over_the_batch_in_float32():
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_gradient_of_positions_is_the_sum_over_the_batch_in_float32(monkeypatch, platform):
+    monkeypatch.setattr(layers, "traced_platform", lambda: platform)
     weights = np.random.default_rng(0).normal(size=(300, 5, 4)).astype(np.float32)
     asked = jax.grad(lambda rows, x: (add_rows(x, rows) * weights).sum())(jnp.zeros((5, 4)), jnp.zeros((300, 5, 4)))
     np.testing.assert_allclose(asked, weights.astype(np.float64).sum(0), rtol=1e-5, atol=1e-5)

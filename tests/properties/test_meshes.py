@@ -107,7 +107,7 @@ def exchanges(config):
                 ("all-reduce", "data"): 2,
                 ("all-reduce", "data+fsdp"): 2,
             },
-            {"all-gather": 28, "all-to-all": 2, "all-reduce": 15, "reduce-scatter": 1, "collective-permute": 8},
+            {"all-gather": 28, "all-to-all": 2, "all-reduce": 15, "reduce-scatter": 1, "collective-permute": 6},
         ),
     ],
 )
