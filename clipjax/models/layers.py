@@ -103,7 +103,7 @@ def _add_rows_forward(x, row):
 def _add_rows_backward(row, dy):
     if dy.ndim - row.ndim == 1 and traced_platform() == "gpu":
         ones = jnp.ones(dy.shape[0], dy.dtype)
-        return dy, jnp.einsum("n,n...->...", ones, dy, precision="highest", preferred_element_type=jnp.float32)
+        return dy, jnp.einsum("n,n...->...", ones, dy, preferred_element_type=jnp.float32)
     return dy, dy.astype(jnp.float32).sum(tuple(range(dy.ndim - row.ndim)))
 
 
