@@ -29,8 +29,17 @@ def attend(q, k, v, seen):
     scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3), preferred_element_type=jnp.float32)  # [n, K, Q, T]
     if seen is not None:
         scores = jnp.where(seen, scores, -jnp.inf)
-    mixed = jnp.matmul(jax.nn.softmax(scores).astype(v.dtype), v).swapaxes(1, 2)  # [n, Q, K, D]
+    mixed = jnp.matmul(_softmax(scores).astype(v.dtype), v).swapaxes(1, 2)  # [n, Q, K, D]
     return mixed.reshape(*mixed.shape[:2], -1)
+
+
+@jax.custom_jvp
+def _softmax(scores):
+    """Over the last axis. Its gradient keeps the result alone, a third of what JAX's own keeps."""
+    return jax.nn.softmax(scores)
+
+
+_softmax.defjvps(lambda change, mixed, _: mixed * (change - (mixed * change).sum(-1, keepdims=True)))
 
 
 def _flash(q, k, v, causal):

@@ -13,19 +13,23 @@ from flax import nnx
 from clipjax.parallel.mesh import traced_platform
 
 
-def lean(function):
+def lean(function, *, apart=False):
     """A function of elementwise work and sums along a row, whose gradient keeps its inputs alone and works from them.
 
     Otherwise it keeps each step on the way, arrays as large as the input: a third of a training step's memory, for
-    work that is next to nothing. Where blocks are written out, on a CPU, XLA merges that work with the first: it takes
-    an array more a block, and a twelfth less time, so nothing keeps it from doing so.
+    work that is next to nothing. Where blocks are written out, on a CPU, XLA merges that work with the first and keeps
+    its result after all. For LayerNorms this takes a twelfth less time of a step; `apart` says that it gains nothing.
     """
-    return jax.checkpoint(function, prevent_cse=False)
+
+    def call(*arguments):
+        return jax.checkpoint(function, prevent_cse=apart and traced_platform() == "cpu")(*arguments)
+
+    return call
 
 
 ACTIVATIONS = {
-    "quick_gelu": lean(lambda x: x * jax.nn.sigmoid(1.702 * x)),  # CLIP's release, both towers
-    "gelu": lean(lambda x: jax.nn.gelu(x, approximate=False)),  # exact erf form, most later models
+    "quick_gelu": lean(lambda x: x * jax.nn.sigmoid(1.702 * x), apart=True),  # CLIP's release, both towers
+    "gelu": lean(lambda x: jax.nn.gelu(x, approximate=False), apart=True),  # exact erf form, most later models
 }
 
 

@@ -1,6 +1,7 @@
 """How a process starts: the compilation cache, and joining the other processes of a run."""
 
 import ctypes
+import gc
 import os
 import pathlib
 
@@ -18,6 +19,7 @@ def start(cache: bool = True) -> None:
     others are, which it can on TPU slices. Each process takes the devices that it sees. Raises UserError if the
     variables cannot be read.
     """
+    gc.set_threshold(100_000)  # importing and tracing make a million objects that stay
     import jax
 
     # Programs run in the thread that calls them: only glibc's main arena can keep blocks of any size, see below.

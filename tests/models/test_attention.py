@@ -34,6 +34,14 @@ def test_products_equal_the_library(causal):
     np.testing.assert_allclose(self_attention(q, k, v, causal=causal), wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_the_gradient_of_softmax_is_the_librarys_and_keeps_the_result_alone():
+    scores, change = jnp.asarray(np.random.default_rng(0).normal(scale=9, size=(2, 2, 3, 5, 7)), jnp.float32)
+    mixed, back = jax.vjp(attention._softmax, scores)
+    np.testing.assert_array_equal(mixed, jax.nn.softmax(scores))
+    np.testing.assert_allclose(back(change)[0], jax.vjp(jax.nn.softmax, scores)[1](change)[0], rtol=1e-5, atol=2e-5)
+    assert {id(leaf) for leaf in jax.tree.leaves(back) if leaf.size} == {id(mixed)}
+
+
 @pytest.mark.parametrize(
     ("platform", "capability", "dtype", "size", "flash"),
     [

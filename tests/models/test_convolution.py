@@ -53,6 +53,22 @@ def test_gradients_of_3x3_are_those_of_the_plain_convolution(shape):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_the_gradient_of_a_chain_of_3x3_keeps_a_map_for_each():
+    """And not, from the forward pass on, the three copies of it that the gradient of a kernel multiplies."""
+    x, kernel = jax.ShapeDtypeStruct((8, 16, 16, 32), jnp.float32), jax.ShapeDtypeStruct((3, 3, 32, 32), jnp.float32)
+
+    def maps(count):
+        def loss(kernels, x):
+            for kernel in kernels:
+                x = jax.nn.relu(convolve_3x3(x, kernel))
+            return x.sum()
+
+        compiled = jax.jit(jax.grad(loss)).lower([kernel] * count, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / (x.size * 4)
+
+    assert maps(12) - maps(4) < 8 * 2  # with the copies, 8 * 4
+
+
 @pytest.fixture
 def norm():
     layer = BatchNorm(3, dtype=jnp.float32)

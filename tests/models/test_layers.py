@@ -10,6 +10,7 @@ from flax import nnx
 
 from clipjax.models import layers
 from clipjax.models.layers import ACTIVATIONS, MLP, LayerNorm, Linear, add_rows, normal, uniform, unit
+from clipjax.parallel.mesh import traced_on
 
 
 def test_layer_norm_keeps_its_digits_where_the_mean_dwarfs_the_deviation():
@@ -85,3 +86,23 @@ def test_unit_rows_have_length_one_and_a_zero_row_stays_zero():
     rows = unit(jnp.asarray([[3.0, 4.0], [0.0, 0.0], [1e-6, 0.0]]))
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0], [1, 0]], atol=1e-6)
     assert np.isfinite(jax.grad(lambda x: unit(x).sum())(jnp.zeros((1, 2)))).all()
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_an_mlp_that_is_written_out_keeps_two_hidden_arrays_on_a_cpu(activation):
+    """What the first map gave and what the second takes; what lies between is computed again for the gradient."""
+    mlp = MLP(32, activation=activation, fc_init=normal(0.2), proj_init=normal(0.2))
+    graph, weights = nnx.split(mlp)
+    x = jax.ShapeDtypeStruct((4096, 32), jnp.float32)
+
+    def hidden(count):
+        def loss(layers, x):
+            with traced_on(jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])):
+                for layer in layers:
+                    x = nnx.merge(graph, layer)(x)
+                return x.sum()
+
+        compiled = jax.jit(jax.grad(loss)).lower([weights] * count, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / (4 * x.size * 4)
+
+    assert (hidden(12) - hidden(4)) / 8 < 2.5
