@@ -30,7 +30,7 @@ from peers_workers import Encoding, Training, serve, write_weights
 
 from clipjax.config import DataConfig, preset
 from clipjax.text import END, tokenize
-from clipjax.text.lengths import FINE_BUCKETS, bucket, lengths
+from clipjax.text.lengths import by_length, lengths
 
 BATCH, MANY = 16, 128
 CAPTION_TOKENS = (4, 8, 9, 9, 10, 10, 10, 11, 11, 11, 12, 12, 12, 13, 13, 13, 14, 14, 14, 15, 15, 15, 16, 16, 16, 17)
@@ -187,12 +187,14 @@ def _summary(found: dict[str, list[tuple]], variant: str) -> dict:
 
 
 def _one_a_length(rounds: list[tuple]) -> list[tuple]:
-    """The first arguments of each length that texts are cut to: each is another program."""
+    """The first arguments of each division into groups of a length: each takes other programs."""
     if not isinstance(rounds[0][-1], list):
         return [rounds[0]]
-    return list(
-        {bucket(lengths(tokenize(row[-1]), END).max(), 77, FINE_BUCKETS): row for row in reversed(rounds)}.values()
-    )
+
+    def groups(texts: list[str]) -> tuple:
+        return tuple((len(rows), length) for rows, length in by_length(lengths(tokenize(texts), END), 77, BATCH))
+
+    return list({groups(row[-1]): row for row in reversed(rounds)}.values())
 
 
 def _captions(data: str, count: int) -> list[str]:

@@ -23,7 +23,7 @@ from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated,
 from clipjax.parallel.precision import policy
 from clipjax.parallel.runtime import keep_freed_memory
 from clipjax.progress import say
-from clipjax.text.lengths import FINE_BUCKETS, bucket, lengths
+from clipjax.text.lengths import by_length, lengths
 from clipjax.trees import flatten, unflatten
 from clipjax.weights import parity
 from clipjax.weights.program import encoders
@@ -92,13 +92,12 @@ class Bundle:
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Unit rows [n, E] float32 of texts.
 
-        They are encoded in order of length, each batch cut to its longest (text/lengths.py): the same rows for less.
+        They are encoded in order of length, each group cut to its longest (text/lengths.py): the same rows for less.
         """
         tokens = self.tokenize(texts)  # [n, L]
         needed = lengths(tokens, self.config.model.text.end_token)  # [n]
         rows = np.zeros((len(tokens), self.config.model.embed_dim), np.float32)
-        for part in _parts(np.argsort(needed, kind="stable"), _TEXTS * self._devices):
-            length = bucket(needed[part[-1]], tokens.shape[1], FINE_BUCKETS)
+        for part, length in by_length(needed, tokens.shape[1], _TEXTS * self._devices, self._devices):
             rows[part] = self._encode(self._text_program, tokens[part, :length])
         return rows
 

@@ -113,8 +113,8 @@ def test_texts_cut_to_their_batch_s_length_give_the_rows_of_uncut_ones(config):
     whole = np.asarray(bundle.model.encode_text(bundle.tokenize(texts)))
     whole = whole / np.linalg.norm(whole, axis=1, keepdims=True)
     np.testing.assert_allclose(bundle.encode_text(texts), whole, rtol=0, atol=1e-6)
-    assert [rows for rows, _ in seen] == [16, 16, 16, 16, 16, 16, 1]
-    assert [length for _, length in seen] == [8, 8, 14, 28, 64, 77, 77]
+    assert [rows for rows, _ in seen] == [16, 16, 16, 16, 8, 8, 8, 8, 1]
+    assert [length for _, length in seen] == [8, 8, 14, 28, 40, 64, 64, 77, 77]
 
 
 def test_a_class_is_the_normalised_mean_of_its_prompts(bundle):
