@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from clipjax import text
@@ -59,7 +60,7 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """The newest complete step, or None."""
-        self._manager.wait_until_finished()
+        self._wait()
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, score: float | None = None) -> None:
@@ -70,7 +71,8 @@ class Checkpoints:
             return
         state = ocp.args.StandardSave(present(state))
         items = ocp.args.Composite(metadata=ocp.args.JsonSave(self._metadata), state=state)
-        self._manager.save(step, args=items, metrics=None if score is None else {"score": score}, force=True)
+        with self._written():
+            self._manager.save(step, args=items, metrics=None if score is None else {"score": score}, force=True)
 
     def config(self, step: int) -> Config:
         """The config that the state of a step was saved under."""
@@ -91,9 +93,26 @@ class Checkpoints:
             ) from None
 
     def close(self) -> None:
-        """Wait for the last save."""
-        self._manager.wait_until_finished()
+        """Wait for the last save; raises UserError where it could not be written."""
+        self._wait()
         self._manager.close()
+
+    def _wait(self) -> None:
+        with self._written():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except (
+            ValueError,
+            OSError,
+        ) as error:  # a full disk is a ValueError, too, and says so at the end of a long line
+            raise UserError(
+                f"{self._manager.directory}: a checkpoint cannot be written (… {_first_line(error, -80)}). "
+                "Make room there; the same command goes on from the last complete one."
+            ) from None
 
 
 def config_of(directory: pathlib.Path) -> Config:
@@ -275,5 +294,5 @@ def _score(metrics: dict | None) -> float:
     return metrics["score"] if metrics else float("-inf")
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+def _first_line(error: BaseException, start: int = 0) -> str:
+    return str(error).splitlines()[0][start:][:200] if str(error) else type(error).__name__

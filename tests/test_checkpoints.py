@@ -136,3 +136,21 @@ def test_a_checkpoint_of_format_1_is_read_but_not_resumed(saved, tmp_path):
     assert all(np.array_equal(then[path], leaf) for path, leaf in arrays.items())
     with pytest.raises(UserError, match="an earlier version of this program wrote it"):
         checkpoints.Checkpoints(tmp_path, now.config).restore(1, None)
+
+
+def test_a_full_disk_is_one_line_that_says_so(config, state, tmp_path, monkeypatch):
+    writer = checkpoints.Checkpoints(tmp_path, config)
+    reason = (
+        f"RESOURCE_EXHAUSTED: Error writing \"{'params.' * 50}\": No space left on device [os_error_code='28']\nmore"
+    )
+
+    def fail(*args, **kwargs):
+        raise ValueError(reason)
+
+    monkeypatch.setattr(writer._manager, "wait_until_finished", fail)
+    for call in (writer.close, lambda: writer.save(1, state)):  # which waits for the save before
+        with pytest.raises(UserError, match=r"cannot be written \(… .*No space left on device.*\)\. Make room") as said:
+            call()
+        assert "\n" not in str(said.value) and len(str(said.value)) < 300 + len(str(tmp_path))
+    monkeypatch.undo()
+    writer.close()

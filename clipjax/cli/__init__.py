@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what is no concern of the user's
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax's warnings concern no user, its errors are raised, too
     try:
         args, rest = parser.parse_known_args(argv)
         args.overrides = [item for item in rest if item.startswith("--config.")]
