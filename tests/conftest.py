@@ -31,6 +31,12 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 
 
+@pytest.fixture(autouse=True)
+def traced_steps(monkeypatch):
+    """Tests change what a step is traced from in memory, where a kept one does not see it: none is kept."""
+    monkeypatch.setattr("clipjax.training.program.step_directory", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory):
     """A glob of two webdataset shards: 40 noisy 32-pixel pictures of four colours, two captions each."""

@@ -52,6 +52,14 @@ def cache_directory() -> pathlib.Path:
     return pathlib.Path(given) if given else pathlib.Path(base) / "clipjax"
 
 
+def step_directory() -> pathlib.Path | None:
+    """Where lowered steps are kept: beside the compiled programs, if `start` has had JAX keep those."""
+    import jax
+
+    folder = cache_directory()
+    return folder / "steps" if jax.config.jax_compilation_cache_dir == str(folder / "xla") else None
+
+
 def compiler_options(platform: str) -> dict:
     """What the training step is compiled with on a platform, beside the defaults.
 

@@ -53,7 +53,7 @@ def decode(ids: Sequence[int]) -> str:
 
     Bytes that are no UTF-8 become U+FFFD. Raises UserError for an id outside of the vocabulary.
     """
-    symbols, text = _engine().symbols, bytearray()
+    symbols, text = _symbols(), bytearray()
     for token in map(int, ids):
         if token == END:
             break
@@ -84,7 +84,6 @@ class _Engine(NamedTuple):
     split: Callable[[str], list[str]]  # a cleaned word to pieces
     merge: Callable[[str], list]  # byte symbols of a piece to tokens, each with an id
     to_symbols: dict[int, str]  # byte to the printable character that stands for it
-    symbols: list[bytes]  # id to the bytes it stands for; a word's last symbol ends with a space
 
 
 def _byte_symbols() -> dict[int, str]:
@@ -100,15 +99,20 @@ def _engine() -> _Engine:
     import regex
     from tokenizers.models import BPE
 
-    to_symbols, (vocabulary, merges) = _byte_symbols(), symbols_and_merges()
-    vocabulary = vocabulary[:START]  # no piece becomes one of the special two
-    model = BPE({symbol: row for row, symbol in enumerate(vocabulary)}, merges, end_of_word_suffix="</w>")
-    to_bytes = {symbol: bytes([byte]) for byte, symbol in to_symbols.items()}
-    symbols = [
+    vocabulary, merges = symbols_and_merges()
+    ids = {symbol: row for row, symbol in enumerate(vocabulary[:START])}  # no piece becomes one of the special two
+    model = BPE(ids, merges, end_of_word_suffix="</w>")
+    return _Engine(regex.compile(_PIECE, regex.IGNORECASE).findall, model.tokenize, _byte_symbols())
+
+
+@cache
+def _symbols() -> list[bytes]:
+    """Id to the bytes it stands for; a word's last symbol ends with a space."""
+    to_bytes = {symbol: bytes([byte]) for byte, symbol in _byte_symbols().items()}
+    return [
         b"".join(to_bytes[character] for character in symbol.removesuffix("</w>")) + b" " * symbol.endswith("</w>")
-        for symbol in vocabulary
+        for symbol in symbols_and_merges()[0][:START]
     ]
-    return _Engine(regex.compile(_PIECE, regex.IGNORECASE).findall, model.tokenize, to_symbols, symbols)
 
 
 def _ids(word: str) -> tuple[int, ...]:

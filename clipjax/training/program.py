@@ -6,7 +6,8 @@ from clipjax.bundle import abstract_module
 from clipjax.config import Config
 from clipjax.data.batch import Batch, batch_spec
 from clipjax.parallel.mesh import replicated, row_sharding
-from clipjax.parallel.runtime import compiler_options
+from clipjax.parallel.runtime import compiler_options, step_directory
+from clipjax.training.lowered import lowered_step
 from clipjax.training.memory import check_fit, device_limit, exhausted, program_bytes, shard_bytes
 from clipjax.training.state import State, abstract_state
 from clipjax.training.step import make_step
@@ -24,7 +25,7 @@ def compile_step(config: Config, optimizer, mesh, length: int, at: int | None = 
     check_fit(config, sizes, held + shard_bytes(batch), limit, held)  # before minutes of compiling
     try:
         options = compiler_options(mesh.devices.flat[0].platform)
-        program = trace_step(config, optimizer, mesh, length, at).lower().compile(options)
+        program = _lower(config, optimizer, mesh, length, at).compile(options)
     except jax.errors.JaxRuntimeError as error:  # compilers for TPU say it themselves
         if found := exhausted(str(error)):
             check_fit(config, sizes, *found, held)
@@ -36,11 +37,25 @@ def compile_step(config: Config, optimizer, mesh, length: int, at: int | None = 
 
 def trace_step(config: Config, optimizer, mesh, length: int, at: int | None = None):
     """The step as `jax.stages.Traced`: its jaxpr, and what `lower` and `compile` make a program of."""
+    step, arguments, out_shardings = _step(config, optimizer, mesh, length, at)
+    return jax.jit(step, donate_argnums=0, out_shardings=out_shardings).trace(*arguments)
+
+
+def _lower(config: Config, optimizer, mesh, length: int, at: int | None):
+    """The step as `jax.stages.Lowered`; on a single device it may have been kept from an earlier start."""
+    folder = step_directory()
+    if folder is None or mesh.size > 1:
+        return trace_step(config, optimizer, mesh, length, at).lower()
+    return lowered_step(folder, config if at is None else config.at(at), *_step(config, optimizer, mesh, length, at))
+
+
+def _step(config: Config, optimizer, mesh, length: int, at: int | None):
+    """(the step, shapes and shardings of its arguments, shardings of its results)."""
     arguments = step_arguments(config, optimizer, mesh, length, at)
     places = jax.tree.map(lambda leaf: leaf.sharding, arguments[0])
     config = config if at is None else config.at(at)
     step = make_step(config, optimizer, abstract_module(config, unroll=_writes_loops_out(mesh))[0], mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh))).trace(*arguments)
+    return step, arguments, (places, replicated(mesh))
 
 
 def _writes_loops_out(mesh) -> bool:

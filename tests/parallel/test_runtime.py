@@ -21,6 +21,15 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
     assert runtime.cache_directory() == pathlib.Path(tmp_path / "mine")
 
 
+def test_steps_are_kept_beside_the_programs_that_jax_keeps(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path))
+    assert runtime.step_directory() is None
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", f"{tmp_path}/xla")
+    assert runtime.step_directory() == tmp_path / "steps"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
 def test_a_missing_number_of_processes_is_named(monkeypatch):
     monkeypatch.setenv("CLIPJAX_COORDINATOR", "127.0.0.1:1")
     monkeypatch.setenv("CLIPJAX_PROCESSES", "two")
