@@ -150,7 +150,7 @@ class _Run:
                         self.keep(step + 1)
                 self.settle(pending, meter)
             meter.close()
-            self.summary(time.monotonic() - start)
+            seconds = time.monotonic() - start
         finally:
             self.saver.close()
             self.telemetry.close()
@@ -158,6 +158,7 @@ class _Run:
                 self.stored.store_files()
                 self.stored.wait()
             self.data.close()
+        self.summary(seconds)  # not before the last checkpoint is complete
         return self.bundle(config.total_steps)
 
     def settle(self, pending, meter: Meter) -> None:

@@ -111,8 +111,10 @@ def programs(format: str, path: pathlib.Path):
 
 def _vocabulary_note(model: ModelConfig) -> tuple[str, ...]:
     size, own = model.text.vocab_size, TextConfig().vocab_size
-    said = f"a vocabulary of {size}, CLIP's tokenizer has {own}: give token ids, not texts"
-    return () if size == own else (said,)
+    if size == own:
+        return ()
+    meaning = "give token ids, not texts" if size < own else "the ids beyond are in no text"
+    return (f"a vocabulary of {size}, CLIP's tokenizer has {own}: {meaning}",)
 
 
 def _module(name: str):

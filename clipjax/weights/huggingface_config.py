@@ -9,7 +9,7 @@ from clipjax import text
 from clipjax.config import ImageConfig, ModelConfig, TextConfig
 from clipjax.errors import UserError
 from clipjax.weights import json_file
-from clipjax.weights.table import refuse
+from clipjax.weights.table import end_token, refuse
 
 # What transformers takes for a key that the file leaves out: configuration_clip.py
 _TEXT = {
@@ -223,7 +223,7 @@ def _foreign(name: str, section: Mapping[str, Any]) -> list[str]:
 
 def _end_token(words: Mapping[str, Any], rows: list[str]) -> int:
     """The id to pool at. A vocabulary that holds CLIP's can only mean CLIP's end: nothing else is ever tokenised."""
-    end, largest = words["eos_token_id"], min(words["vocab_size"] - 1, text.END)
+    end, largest = words["eos_token_id"], end_token(words["vocab_size"])
     if end == _LEGACY_END:
         return largest
     if largest == text.END != end:

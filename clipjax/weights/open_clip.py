@@ -99,7 +99,9 @@ def write(path: pathlib.Path, weights: Weights) -> None:
     """A folder that open_clip loads as `local-dir:PATH`: its config and a safetensors file in plain key form."""
     model, image, text = weights.model, weights.model.image, weights.model.text
     resnet = image.kind == "resnet"
-    pooled = {} if text.end_token == text.vocab_size - 1 else {"pool_type": "eos", "eos_id": text.end_token}
+    pooled = (
+        {} if text.end_token == table.end_token(text.vocab_size) else {"pool_type": "eos", "eos_id": text.end_token}
+    )
     config = {
         "model_cfg": {
             "embed_dim": model.embed_dim,
@@ -154,7 +156,7 @@ def model_config(plain: dict[str, Any], where: str) -> ModelConfig:
             width=numbers.get("text_cfg", text, "width", 512),
             layers=numbers.get("text_cfg", text, "layers", 12),
             heads=numbers.get("text_cfg", text, "heads", 8),
-            end_token=vocabulary - 1 if pooled == "argmax" else numbers.get("text_cfg", text, "eos_id", 2),
+            end_token=table.end_token(vocabulary) if pooled == "argmax" else numbers.get("text_cfg", text, "eos_id", 2),
         ),
     )
     table.refuse(where, rows)

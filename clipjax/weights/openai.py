@@ -179,7 +179,7 @@ def infer(tensors: Mapping[str, Any], activation: str, source: str) -> ModelConf
     ]
     table.refuse(source, rows)
     layers = _count(tensors, rf"transformer\.{_BLOCKS}")
-    text = TextConfig(context, vocabulary, text_width, layers, text_width // 64, end_token=vocabulary - 1)
+    text = TextConfig(context, vocabulary, text_width, layers, text_width // 64, end_token=table.end_token(vocabulary))
     embed_dim = tensors["text_projection"].shape[1]
     return table.named(ModelConfig(embed_dim=embed_dim, activation=activation, image=image, text=text))
 
@@ -236,7 +236,7 @@ def _not_representable(model: ModelConfig) -> list[str]:
         *((f"image.{name}", getattr(image, name), getattr(own, name)) for name in table.PREPROCESSING),
         ("image.heads", image.heads, image.width // (2 if image.kind == "resnet" else 64)),
         ("text.heads", text.heads, text.width // 64),
-        ("text.end_token", text.end_token, text.vocab_size - 1),
+        ("text.end_token", text.end_token, table.end_token(text.vocab_size)),
     ]
     return [f"{name} is {value!r}, the release has {other!r}" for name, value, other in wanted if value != other]
 

@@ -24,6 +24,7 @@ import numpy as np
 from clipjax.config import ModelConfig, preset
 from clipjax.config.presets import preset_names
 from clipjax.errors import UserError
+from clipjax.text import END
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")  # the fields of ImageConfig that are no sizes
 
@@ -138,6 +139,11 @@ def named(model: ModelConfig) -> ModelConfig:
         if other == dataclasses.replace(model, preset=name):
             return other
     return dataclasses.replace(model, preset="")
+
+
+def end_token(vocab_size: int) -> int:
+    """The id to pool at where a file means the largest of a text: CLIP's end, or the last of a smaller vocabulary."""
+    return min(vocab_size - 1, END)
 
 
 def refuse(source: str, rows: Sequence[str]) -> None:

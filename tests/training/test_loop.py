@@ -54,6 +54,22 @@ def test_a_run_leaves_what_it_says(tiny, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_run_whose_last_checkpoint_fails_is_not_done(tiny, tmp_path, capsys, monkeypatch):
+    tiny.total_steps, closed = 3, checkpoints.Checkpoints.close
+
+    def full(saver):
+        closed(saver)
+        raise UserError("no room is left")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no room"):
+        patch.setattr(checkpoints.Checkpoints, "close", full)
+        train(tiny, tmp_path / "run")
+    assert "done:" not in capsys.readouterr().err
+    train(tiny, tmp_path / "run")
+    assert "done: 0 steps" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(tiny, tmp_path, monkeypatch):
     train(tiny, tmp_path / "whole")
     counted, taken = iter(range(100)), Feed.next

@@ -1,5 +1,6 @@
 """What a path is, and that a new file or folder stands there whole or not at all."""
 
+import dataclasses
 import json
 import os
 
@@ -82,6 +83,22 @@ def test_a_vocabulary_that_the_tokenizer_does_not_have_is_said(tmp_path, foreign
     assert any(
         "a vocabulary of 100, CLIP's tokenizer has 49408" in note for note in weights.read(tmp_path / "a.pt").notes
     )
+
+
+@pytest.mark.parametrize("format", ["openai", "open_clip"])
+def test_texts_end_at_clip_s_token_where_the_vocabulary_was_made_longer(tmp_path, foreign, format):
+    """Rows of the embedding are filled up to round numbers; the tokenizer's largest id stays what ends a text."""
+    small = foreign("vit")
+    words = dataclasses.replace(small.model.text, vocab_size=49472, end_token=49407)
+    key = "text/token_embedding"
+    rows = np.resize(small.arrays[key], (49472, words.width))
+    longer = small._replace(
+        model=dataclasses.replace(small.model, text=words), arrays={**small.arrays, key: rows}, notes=()
+    )
+    weights.write(format, tmp_path / "a", longer)
+    found = weights.read(tmp_path / "a")
+    assert found.model.text == words
+    assert "a vocabulary of 49472, CLIP's tokenizer has 49408: the ids beyond are in no text" in found.notes
 
 
 @pytest.mark.parametrize("format", ["openai", "open_clip"])
