@@ -93,7 +93,8 @@ class ShardCache:
         try:
             fetch(file, part.path)
             descriptor = os.open(part.path, os.O_RDONLY)
-            os.replace(part.path, path)
+            with self._lock("room"):  # else someone who counts may see neither the old name nor the new one
+                os.replace(part.path, path)
             return descriptor
         except BaseException as error:
             part.path.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import fsspec
 import pytest
@@ -110,6 +110,34 @@ def test_threads_meet_in_a_cache_of_two_shards(files, fetched):
         found = list(pool.map(lambda number: content(cache, files[number % 6]), range(300)))
     assert found == [bytes([number % 6]) * 100 for number in range(300)]
     assert held(cache) <= 250
+
+
+def test_a_shard_that_arrives_while_another_thread_counts_is_counted(files, monkeypatch):
+    cache, scandir, fetch = ShardCache(250), os.scandir, shard_cache.fetch
+    content(cache, files[0])
+    fetching, listed = threading.Event(), threading.Event()
+
+    def slow(file, path):
+        fetching.set()
+        listed.wait(10)
+        fetch(file, path)
+
+    with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patch:
+        patch.setattr(shard_cache, "fetch", slow)
+        arriving = pool.submit(content, cache, files[1])
+        fetching.wait()
+        patch.setattr(shard_cache, "fetch", fetch)
+
+        def listing(folder):  # the other shard has its time to arrive between the listing and the counting
+            entries = list(scandir(folder))
+            listed.set()
+            wait([arriving], timeout=1)
+            return entries
+
+        patch.setattr(os, "scandir", listing)
+        assert content(cache, files[2]) == bytes([2]) * 100
+    assert arriving.result() == bytes([1]) * 100
+    assert held(cache) == 200
 
 
 def test_two_threads_that_want_one_shard_fetch_it_once(files, fetched, monkeypatch):
