@@ -371,7 +371,7 @@ def test_reading_ahead_is_bounded(config_for, shards, monkeypatch):
     for _ in range(100):  # until the workers have nothing left to do
         before = len(decoded)
         time.sleep(0.05)
-        if len(decoded) == before:
+        if len(decoded) == before >= 64 + 64:  # fewer: another program has the cores
             break
     assert 64 + 64 <= len(decoded) <= 64 + 64 + 2 * 2 * 32
     stream.close()

@@ -153,7 +153,7 @@ def test_stop_saves_on_all_workers_and_ends_the_one_that_watches(pod):
         time.sleep(0.02)
     # a second watcher joins the run and starts no other
     second = pod.start("tpu_pod.sh", *SLICE, *TRAIN)
-    while verbs(pod).count("scp") < 2:
+    while verbs(pod).count("ssh") < 4:  # each installs and then watches
         time.sleep(0.02)
     time.sleep(0.5)
     assert pod.run("tpu_pod.sh", *PLACE, "--stop").returncode == 0
