@@ -12,14 +12,14 @@ import numpy as np
 from flax import nnx
 
 from clipjax import checkpoints, text, weights
-from clipjax.config import Config, LossConfig, MeshConfig
+from clipjax.config import Config, LossConfig, MeshConfig, model_values
 from clipjax.errors import UserError
 from clipjax.images.decode import open_image
 from clipjax.images.preprocess import preprocess
 from clipjax.models.clip import CLIP
 from clipjax.models.layers import unit
 from clipjax.models.stacking import stack_layers, unstack_layers
-from clipjax.parallel.mesh import local_rows, make_mesh, place_rows, replicated, traced_on
+from clipjax.parallel.mesh import greatest, local_rows, make_mesh, place_rows, replicated, traced_on
 from clipjax.parallel.precision import policy
 from clipjax.parallel.runtime import keep_freed_memory
 from clipjax.progress import say
@@ -54,13 +54,13 @@ class Bundle:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over weights, preprocessing and tokenizer: equal bundles give equal embeddings."""
+        """SHA-256 over weights, sizes, preprocessing, tokenizer and precision: equal bundles give equal embeddings."""
         digest = hashlib.sha256()
         for path, leaf in sorted(flatten(self._params).items()):
             digest.update(path.encode())
             digest.update(np.asarray(_whole(leaf)).tobytes())
-        described = checkpoints.make_metadata(self.config)
-        digest.update(repr([described[key] for key in ("tokenizer", "preprocessing", "activation")]).encode())
+        said = (text.identity(), model_values(self.config.model), self.config.precision)
+        digest.update(repr(said).encode())
         return digest.hexdigest()
 
     def preprocess(self, image) -> np.ndarray:
@@ -123,6 +123,10 @@ class Bundle:
         logits = self.logit_scale * self.encode_image(pictures) @ self.class_embeddings(class_names, templates).T
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         return weights / weights.sum(axis=1, keepdims=True)
+
+    def greatest(self, values: Sequence[int]) -> np.ndarray:
+        """The greatest of each whole number [n] over the processes that encode together, which all call this."""
+        return np.asarray(greatest(self._mesh, values) if self._mesh.is_multi_process else values, np.int32)
 
     @property
     def _devices(self) -> int:

@@ -6,10 +6,12 @@ step) and `state` (the whole train state). Reading one for evaluation takes meta
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -71,7 +73,7 @@ class Checkpoints:
             return
         state = ocp.args.StandardSave(present(state))
         items = ocp.args.Composite(metadata=ocp.args.JsonSave(self._metadata), state=state)
-        with self._written():
+        with _writing(self._manager.directory):
             self._manager.save(step, args=items, metrics=None if score is None else {"score": score}, force=True)
 
     def config(self, step: int) -> Config:
@@ -98,21 +100,19 @@ class Checkpoints:
         self._manager.close()
 
     def _wait(self) -> None:
-        with self._written():
+        with _writing(self._manager.directory):
             self._manager.wait_until_finished()
 
-    @contextlib.contextmanager
-    def _written(self) -> Iterator[None]:
-        try:
-            yield
-        except (
-            ValueError,
-            OSError,
-        ) as error:  # a full disk is a ValueError, too, and says so at the end of a long line
-            raise UserError(
-                f"{self._manager.directory}: a checkpoint cannot be written (… {_first_line(error, -80)}). "
-                "Make room there; the same command goes on from the last complete one."
-            ) from None
+
+@contextlib.contextmanager
+def _writing(place: Any) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as error:  # a full disk is a ValueError, too, which says so at the end of a long line
+        raise UserError(
+            f"{place}: a checkpoint cannot be written (… {_first_line(error, -80)}). Make room there and give the same "
+            "command again; a run goes on from its last complete one."
+        ) from None
 
 
 def config_of(directory: pathlib.Path) -> Config:
@@ -142,11 +142,13 @@ def write(destination: str | pathlib.Path, config: Config, params: dict, batch_s
     state = {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
     items = ocp.args.Composite(metadata=ocp.args.JsonSave(make_metadata(config)), state=ocp.args.StandardSave(state))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
-            writer.save(path, items, force=True)
-    except OSError as error:
-        raise UserError(f"{destination}: cannot be written ({error.strerror or error}).") from None
+        with _writing(destination):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+                writer.save(path, items, force=True)
+    finally:
+        for rest in path.parent.glob(f"{glob.escape(path.name)}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def make_metadata(config: Config) -> dict:
@@ -210,13 +212,12 @@ def fetch_step(files: dict[str, storage.Remote], directory: pathlib.Path) -> Non
 
 def _find_stored(url: str) -> pathlib.Path:
     parent, _, name = url.rpartition("/")
-    steps, step = {}, None
-    if name.isdigit():
-        steps, step = stored_steps(parent), int(name)
-    for folder in (f"{url}/checkpoints", url):
-        steps = steps or stored_steps(folder)
-    step = max(steps, default=None) if step is None else step
-    if step not in steps:
+    steps = stored_steps(parent) if name.isdigit() else {}
+    step = int(name) if name.isdigit() and int(name) in steps else None  # else a run may be called by a number
+    if step is None:
+        steps = stored_steps(f"{url}/checkpoints") or stored_steps(url)
+        step = max(steps, default=None)
+    if step is None:
         raise UserError(f"{url}: no complete checkpoint is in it (looked for checkpoints/STEP). Train one first.")
     made_of = "\n".join(sorted(map(repr, steps[step].values())))
     directory = cache_directory() / "checkpoints" / hashlib.sha256(made_of.encode()).hexdigest()[:16] / str(step)

@@ -24,10 +24,12 @@ def track(iterable: Iterable, what: str, total: int | None = None, unit: str = "
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
     meter = Meter(what, total, unit)
-    for item in iterable:
-        yield item
-        meter.advance()
-    meter.close()
+    try:
+        for item in iterable:
+            yield item
+            meter.advance()
+    finally:  # a bar that stays would hide the terminal's cursor for good
+        meter.close()
 
 
 class Meter:

@@ -138,11 +138,17 @@ def test_a_template_without_a_place_for_the_name_is_refused(bundle):
         bundle.class_embeddings(["cat"], ["a photo"])
 
 
-def test_the_fingerprint_follows_weights_and_preprocessing(bundle, make, config):
+def test_the_fingerprint_follows_all_that_embeddings_depend_on(bundle, make, config):
     image = dataclasses.replace(config.model.image, mean=(0.5, 0.5, 0.5))
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, image=image))
     assert make().fingerprint == bundle.fingerprint
     assert make(other).fingerprint != bundle.fingerprint
+    text = dataclasses.replace(config.model.text, end_token=5)
+    heads = dataclasses.replace(config.model.image, heads=config.model.image.heads * 2)
+    for part in ({"text": text}, {"image": heads}):
+        model = dataclasses.replace(config.model, **part)
+        assert make(dataclasses.replace(config, model=model)).fingerprint != bundle.fingerprint
+    assert make(dataclasses.replace(config, precision="bfloat16")).fingerprint != bundle.fingerprint
     changed = make()
     changed.model.logit_scale[...] = 1.0
     assert Bundle(changed.model, config).fingerprint != bundle.fingerprint

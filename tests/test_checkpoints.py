@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import fsspec
 import jax
 import numpy as np
 import pytest
@@ -136,6 +137,29 @@ def test_a_checkpoint_of_format_1_is_read_but_not_resumed(saved, tmp_path):
     assert all(np.array_equal(then[path], leaf) for path, leaf in arrays.items())
     with pytest.raises(UserError, match="an earlier version of this program wrote it"):
         checkpoints.Checkpoints(tmp_path, now.config).restore(1, None)
+
+
+@pytest.mark.parametrize("name", ["demo", "20250601"])
+def test_a_run_at_an_address_may_be_called_by_a_number(saved, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path))
+    fsspec.filesystem("memory").put(f"{saved}/", f"memory://runs/{name}/", recursive=True)
+    for end in ("", "/checkpoints", "/checkpoints/3"):
+        assert checkpoints.read(f"memory://runs/{name}{end}").step == 3
+    with pytest.raises(UserError, match="no complete checkpoint is in it"):
+        checkpoints.find(f"memory://runs/{name}/checkpoints/4")
+
+
+def test_a_model_that_cannot_be_written_is_one_line_and_leaves_nothing(config, state, tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    def fail(writer, path, *args, **kwargs):
+        path.with_name(f"{path.name}.orbax-checkpoint-tmp").mkdir()
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", fail)
+    with pytest.raises(UserError, match=r"new: .*cannot be written .*No space left on device"):
+        checkpoints.write(tmp_path / "new", config, jax.device_get(state.params), {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_one_line_that_says_so(config, state, tmp_path, monkeypatch):

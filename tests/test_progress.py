@@ -26,6 +26,15 @@ def test_long_work_tells_rate_and_time_left(capsys, clock):
     assert capsys.readouterr().err == "training: 25/100 steps | 2.5 steps/s | 30 s left\n"
 
 
+def test_work_that_is_broken_off_gives_the_terminal_back(monkeypatch):
+    closed = []
+    monkeypatch.setattr(progress.Meter, "close", lambda meter: closed.append(meter.done))
+    with pytest.raises(ZeroDivisionError):
+        for item in progress.track([2, 1, 0], "dividing"):
+            1 / item
+    assert closed == [2]
+
+
 def test_a_resumed_meter_counts_the_rate_from_where_it_began(capsys, clock):
     meter = progress.Meter("training", 100, "steps", done=50)
     clock[0] = 10.0

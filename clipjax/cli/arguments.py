@@ -13,6 +13,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}. See {self.prog} --help.")
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number of at least 1")
+    return int(text)
+
+
 def config_arguments(parser: argparse.ArgumentParser) -> None:
     """`--config=FILE`, and `--config.KEY=VALUE` for whatever the file sets otherwise."""
     parser.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
@@ -27,7 +34,9 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     checkpoint_argument(parser)
     parser.add_argument("--data", required=True, action="append", help="a folder to score; may be given several times")
     parser.add_argument("--out", required=True, help="where report.json and report.html go")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures encoded at a time (default %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=positive, default=64, help="pictures encoded at a time (default %(default)s)"
+    )
 
 
 def interpolate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +79,7 @@ def embed_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--texts", action="store_true", help="embed the captions too")
     parser.add_argument(
-        "--batch-size", type=int, default=64, help="pictures encoded at a time on a device (default %(default)s)"
+        "--batch-size", type=positive, default=64, help="pictures encoded at a time on a device (default %(default)s)"
     )
     parser.add_argument("--image-key", default="", help="column or extension of the pictures, if not a usual one")
     parser.add_argument("--caption-key", default="", help="column, extension or JSON key of the captions, the same")
@@ -82,7 +91,7 @@ def search_arguments(parser: argparse.ArgumentParser) -> None:
     checkpoint_argument(parser)
     parser.add_argument("--text", action="append", default=[], help="what to look for; may be given several times")
     parser.add_argument("--image", action="append", default=[], metavar="PATH", help="a picture to find the like of")
-    parser.add_argument("--count", type=int, default=20, help="pictures to show for each (default %(default)s)")
+    parser.add_argument("--count", type=positive, default=20, help="pictures to show for each (default %(default)s)")
     parser.add_argument("--out", required=True, metavar="PAGE.html", help="the page to draw")
     parser.add_argument(
         "--data", action="append", default=[], metavar="SOURCE", help="where the pictures lie now, if they were moved"

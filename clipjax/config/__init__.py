@@ -2,7 +2,7 @@
 
 from clipjax.config.data import DataConfig
 from clipjax.config.mesh import MeshConfig
-from clipjax.config.model import ImageConfig, ModelConfig, TextConfig, differences
+from clipjax.config.model import ImageConfig, ModelConfig, TextConfig, differences, model_values
 from clipjax.config.optimizer import OptimizerConfig
 from clipjax.config.presets import preset, preset_names
 from clipjax.config.resolve import as_configdict, as_json, default_config, from_json, judge_devices, resolve
@@ -25,6 +25,7 @@ __all__ = [
     "differences",
     "from_json",
     "judge_devices",
+    "model_values",
     "preset",
     "preset_names",
     "resolve",

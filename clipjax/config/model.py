@@ -112,12 +112,13 @@ def differences(one: ModelConfig, other: ModelConfig) -> dict[str, tuple[Any, An
     """
     return {
         key: (value, theirs)
-        for (key, value), theirs in zip(_values(one).items(), _values(other).values(), strict=True)
+        for (key, value), theirs in zip(model_values(one).items(), model_values(other).values(), strict=True)
         if value != theirs
     }
 
 
-def _values(model: ModelConfig) -> dict[str, Any]:
+def model_values(model: ModelConfig) -> dict[str, Any]:
+    """`{key below model.: value}` of all that weights or features depend on."""
     plain = asdict(model)
     values = {key: plain[key] for key in ("embed_dim", "activation")}
     for tower in ("image", "text"):

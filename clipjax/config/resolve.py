@@ -7,6 +7,7 @@ import types
 import typing
 from typing import Any
 
+from clipjax.config.model import TextConfig
 from clipjax.config.presets import preset, preset_names
 from clipjax.config.stages import patch_dropout_mistakes, stages_mistakes
 from clipjax.config.training import Config
@@ -203,6 +204,17 @@ def _crossing_mistakes(config: Config) -> list[str]:
     if config.mesh.data > 0:
         rows += _rows_mistakes(config, config.mesh.data, config.mesh.fsdp)
     rows += patch_dropout_mistakes(config.patch_dropout, config) + stages_mistakes(config)
+    text, own = config.model.text, TextConfig()
+    if text.vocab_size < own.vocab_size:
+        rows.append(
+            f"model.text.vocab_size: {text.vocab_size} is less than the {own.vocab_size} of CLIP's tokenizer, which "
+            "writes the texts of training"
+        )
+    elif text.end_token != own.end_token:
+        rows.append(
+            f"model.text.end_token: {text.end_token} ends no text; CLIP's tokenizer, which writes those of training, "
+            f"ends them with {own.end_token}"
+        )
     if config.evaluate_every and not config.data.evaluate:
         rows.append("evaluate_every: data.evaluate names no folder to score; give one or set evaluate_every=0")
     return rows

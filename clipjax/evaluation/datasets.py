@@ -19,6 +19,7 @@ from clipjax.data.sources.record import IMAGE_EXTENSIONS, lines_of
 from clipjax.data.sources.tar import read_members
 from clipjax.data.sources.tar_index import tar_index
 from clipjax.errors import UserError
+from clipjax.files import plain
 
 DEFAULT_TEMPLATES = ["a photo of a {c}."]
 
@@ -162,7 +163,7 @@ def _class_folders(folder: Path) -> dict:
         there = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
         found = ", ".join(there[:6]) + (" …" if len(there) > 6 else "")
         raise UserError(f"data: {folder} has no layout that can be read. Looked for {_LAYOUTS}; found: {found or '-'}.")
-    class_names = [path.name.replace("_", " ") for path in classes]
+    class_names = [plain(path.name.replace("_", " ")) for path in classes]
     if len(class_names) < 2:
         raise UserError(f"data: {folder} holds one class folder, {classes[0].name}. Two are needed to tell apart.")
     templates, texts = _templates(folder)

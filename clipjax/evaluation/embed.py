@@ -15,6 +15,7 @@ import numpy as np
 
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import Dataset, Sample
+from clipjax.files import replacing
 from clipjax.images.decode import ImageError, decode
 from clipjax.progress import Meter, track
 
@@ -55,6 +56,7 @@ def embed(bundle: "Bundle", dataset: Dataset, *, batch_size: int = 64, cache: Pa
     key = f"{_VERSION}:{bundle.fingerprint}:{dataset.fingerprint}"
     known = _load(cache, key)
     if known is None:
+        _check_hosts(bundle, dataset)
         images, samples, missing = _images(bundle, dataset, batch_size)
         if not len(samples):
             raise UserError(
@@ -74,6 +76,16 @@ def embed(bundle: "Bundle", dataset: Dataset, *, batch_size: int = 64, cache: Pa
         keys=[row.key for row in rows],
         **known,
     )
+
+
+def _check_hosts(bundle: "Bundle", dataset: Dataset) -> None:
+    """Raise UserError, on all hosts that encode together, where they do not see the same data set."""
+    words = np.frombuffer(bytes.fromhex(dataset.samples_hash + dataset.prompts_hash), np.int32) >> 1  # -words fit, too
+    most, least = np.split(bundle.greatest(np.concatenate([words, -words])), 2)
+    if (most != -least).any():
+        raise UserError(
+            f"data: {dataset.path} does not hold the same on every host. Copy it to all, or to a disk that they share."
+        )
 
 
 def ahead(load: Callable, items: Iterable) -> Iterator:
@@ -133,19 +145,21 @@ def _captions(dataset: Dataset, samples: np.ndarray) -> list[str]:
 
 def _images(bundle: "Bundle", dataset: Dataset, batch_size: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Unit rows of the readable pictures, their places among the samples, and a line for each that is not readable."""
-    rows, samples, missing, batch = [], [], [], []
+    rows, samples, missing, batch, count = [], [], [], [], len(dataset.samples)
     pictures = ahead(partial(_pixels, bundle), dataset.samples)
-    for place, pixels in enumerate(track(pictures, f"embedding {dataset.name}", len(dataset.samples), "pictures")):
-        if isinstance(pixels, str):
-            missing.append(pixels)
-            continue
-        samples.append(place)
+    for done, pixels in enumerate(track(pictures, f"embedding {dataset.name}", count, "pictures"), 1):
         batch.append(pixels)
-        if len(batch) == batch_size:
-            rows.append(bundle.encode_pixels(np.stack(batch)))
-            batch = []
-    if batch:
-        rows.append(bundle.encode_pixels(np.stack(batch)))
+        if len(batch) < batch_size and done < count:
+            continue
+        bad = bundle.greatest([isinstance(pixels, str) for pixels in batch])  # on one host is bad on all
+        readable, first = np.flatnonzero(bad == 0), done - len(batch)
+        if len(readable):
+            rows.append(bundle.encode_pixels(np.stack([batch[row] for row in readable])))
+        samples += (first + readable).tolist()
+        for row in np.flatnonzero(bad):
+            key = dataset.samples[first + row].key
+            missing.append(batch[row] if isinstance(batch[row], str) else f"{key}: another host cannot read it")
+        batch = []
     images = np.concatenate(rows) if rows else np.zeros((0, 1))
     return np.asarray(images, np.float32), np.array(samples, np.int64), missing
 
@@ -187,8 +201,6 @@ def _save(cache: Path | None, key: str, known: dict) -> None:
         return
     cache.parent.mkdir(parents=True, exist_ok=True)
     about = json.dumps({"key": key, "missing": known["missing"]}).encode()
-    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        arrays = {name: known[name] for name in ("images", "texts", "samples")}
+    arrays = {name: known[name] for name in ("images", "texts", "samples")}
+    with replacing(cache) as temporary, open(temporary, "wb") as file:
         np.savez(file, about=np.frombuffer(about, np.uint8), **arrays)
-    os.replace(temporary, cache)

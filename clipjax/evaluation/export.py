@@ -26,6 +26,7 @@ from clipjax.data.storage import is_address, look_up
 from clipjax.errors import UserError
 from clipjax.evaluation import stored
 from clipjax.evaluation.embed import ahead, caption_rows, check_finite, pixels_of
+from clipjax.files import plain, replace_text
 from clipjax.progress import Meter, say
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Pictures(NamedTuple):
 
     def key(self, name: str) -> str:
         """A record's name inside of `root`, as text that any file can hold."""
-        return _plain(name.removeprefix(self.root))
+        return plain(name.removeprefix(self.root))
 
 
 def export(
@@ -100,7 +101,8 @@ def open_pictures(data: str | Sequence[str], image_key: str = "", caption_key: s
         for spec in specs
         if not spec.startswith("tfds:")
     ]
-    return Pictures(source, specs, os.path.join(os.path.commonpath(folders), "") if folders else "")
+    local = folders if not any(map(is_address, folders)) else []  # an address and a folder have nothing in common
+    return Pictures(source, specs, os.path.join(os.path.commonpath(local), "") if local else "")
 
 
 def loaded(bundle_or_path: "Bundle | str | Path", activation: str | None) -> "Bundle":
@@ -150,7 +152,7 @@ def _part(bundle: "Bundle", ready: Iterable[_Read], batch: int, meter: Meter) ->
     for item in ready:
         meter.advance()
         if isinstance(item.pixels, str):
-            unreadable.append(_plain(item.pixels))
+            unreadable.append(plain(item.pixels))
             continue
         kept.append(item._replace(pixels=""))  # pixels go once they are encoded
         waiting.append(item.pixels)
@@ -190,7 +192,7 @@ def _job(bundle: "Bundle", pictures: Pictures, **options) -> dict:
         "step": bundle.step,
         "fingerprint": bundle.fingerprint,
         "dimensions": bundle.config.model.embed_dim,
-        "data": pictures.specs,
+        "data": [plain(spec) for spec in pictures.specs],
         "records": len(pictures.source),
         "left_out": pictures.source.dropped,
         "files": _stamp(pictures.source.files),
@@ -224,7 +226,7 @@ def _prepare(folder: Path, job: dict) -> None:
         shutil.rmtree(folder)
     if not folder.is_dir():
         folder.mkdir()
-        about.write_text(wanted)
+        replace_text(about, wanted)
 
 
 def _place(out: str | Path) -> Path:
@@ -254,11 +256,6 @@ def _absolute(specs: Sequence[str]) -> list[str]:
             named = part.startswith("tfds:") or is_address(part)
             found.append(part if named else os.path.abspath(os.path.expanduser(part)))
     return found
-
-
-def _plain(text: str) -> str:
-    """Text that UTF-8 can hold: of a file name in another encoding, what cannot be read becomes `?`."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _meet(what: str) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 from clipjax.config import differences
 from clipjax.errors import UserError
 from clipjax.evaluation.report.interpolation import page
-from clipjax.evaluation.suite import evaluate_live, folder, replace_file
+from clipjax.evaluation.suite import evaluate_live, folder
+from clipjax.files import replace_text
 from clipjax.progress import say
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def interpolate(
         rows += [{"alpha": alpha, **result.row()} for result in results]
     created = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"zero": zero.name, "fine": fine.name, "created": created, "results": rows}
-    replace_file(out / "report.html", page(record))
-    replace_file(out / "report.json", json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    replace_text(out / "report.html", page(record))
+    replace_text(out / "report.json", json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return record
 
 
@@ -64,7 +65,8 @@ def mixtures(zero: "Bundle", fine: "Bundle", alphas: Iterable[float]) -> Iterato
             yield alpha, (fine if alpha else zero)
             continue
         share = np.float32(alpha)
-        arrays = {path: (1 - share) * leaf + share * high[path] for path, leaf in low.items()}
+        # logit_bias may be in one alone, where the losses differ; no feature depends on it
+        arrays = {path: (1 - share) * low.get(path, leaf) + share * leaf for path, leaf in high.items()}
         yield alpha, fine.with_arrays(arrays, f"{zero.name} + {alpha:g} ({fine.name} - {zero.name})")
 
 

@@ -12,6 +12,7 @@ from clipjax.evaluation import stored
 from clipjax.evaluation.export import loaded, open_pictures
 from clipjax.evaluation.metrics import nearest
 from clipjax.evaluation.report.found import page
+from clipjax.files import replace_text
 from clipjax.progress import say
 
 if TYPE_CHECKING:
@@ -95,6 +96,6 @@ def _reader(about: dict, data: Sequence[str]) -> Callable[[int, str], bytes]:
 def _write(out: Path, text: str) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"out: {out} cannot be written ({error.strerror}). Give the name of a file.") from error
+        raise UserError(f"out: {out.parent} cannot be made a folder ({error.strerror}). Give another place.") from error
+    replace_text(out, text)

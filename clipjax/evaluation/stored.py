@@ -1,7 +1,6 @@
 """Files of embeddings, npz or Parquet: a row a picture, its key, and what made them; joined from parts."""
 
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.errors import UserError
+from clipjax.files import replacing
 
 _LISTS = ("keys", "captions", "unreadable")  # fields of a part that are no arrays
 _FORMAT = 1  # of these files, raised when what they hold changes its meaning
@@ -77,20 +77,16 @@ def write(path: Path, said: dict, parts: Sequence[Path]) -> dict:
     unreadable = [line for part in parts for line in _column(part, "unreadable")]
     said = {"format": _FORMAT, **said, "unreadable": unreadable}
     said |= {"pictures": sum(n for n, _ in counts), "captions": sum(t for _, t in counts)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         _WRITERS[path.suffix.lower()](file, said, parts, counts)
-    os.replace(temporary, path)
     return said
 
 
 def save_part(path: Path, part: Part) -> None:
     """Write a part; under its name it is always complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     lists = {name: np.frombuffer(_json(getattr(part, name)), np.uint8) for name in _LISTS}
-    with open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **part._asdict() | lists)
-    os.replace(temporary, path)
 
 
 def load_part(path: Path) -> Part | None:

@@ -1,12 +1,12 @@
 """`evaluate`: data sets in, embeddings, scores, report.json and report.html out."""
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipjax import weights
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import Dataset, open_datasets
 from clipjax.evaluation.embed import Embeddings, embed
@@ -14,6 +14,7 @@ from clipjax.evaluation.protocols import retrieval, zeroshot
 from clipjax.evaluation.report.page import page
 from clipjax.evaluation.report.record import Scored, record
 from clipjax.evaluation.results import Result
+from clipjax.files import replace_text
 
 if TYPE_CHECKING:
     from clipjax.bundle import Bundle
@@ -44,7 +45,8 @@ def evaluate(
         from clipjax.bundle import load
 
         bundle = load(bundle_or_path, activation=activation)
-        curves = _curves(Path(bundle_or_path)) if curves is None else curves
+        if curves is None and not weights.is_foreign(bundle_or_path):
+            curves = _curves(Path(bundle_or_path))
     scored = [_scored(bundle, dataset, batch_size, _cache(out, dataset)) for dataset in datasets]
     _write(bundle, scored, out, curves or [])
     return [result for part in scored for result in part.results]
@@ -75,13 +77,6 @@ def folder(out: str | Path) -> Path:
     return Path(out)
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write under a temporary name and rename, so that no reader sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _scored(bundle: "Bundle", dataset: Dataset, batch_size: int, cache: Path | None) -> Scored:
     embeddings: Embeddings = embed(bundle, dataset, batch_size=batch_size, cache=cache)
     rank, score = _PROTOCOLS[dataset.protocol]
@@ -96,8 +91,8 @@ def _cache(out: Path, dataset: Dataset) -> Path:
 def _write(bundle: "Bundle", scored: list[Scored], out: Path, curves: list[dict]) -> None:
     """The page first, then the record: where report.json stands, the report is complete."""
     content = record(bundle, scored, created=datetime.now(UTC).isoformat(timespec="seconds"))
-    replace_file(out / "report.html", page(content, scored, curves))
-    replace_file(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    replace_text(out / "report.html", page(content, scored, curves))
+    replace_text(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _curves(path: Path) -> list[dict]:

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import pathlib
+import re
 
 from clipjax.errors import UserError
 
@@ -35,14 +36,14 @@ def start(cache: bool = True) -> None:
     if coordinator == "auto":
         jax.distributed.initialize()
         return
+    processes, me = _number("CLIPJAX_PROCESSES"), _number("CLIPJAX_PROCESS_ID")
+    if not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError(f"CLIPJAX_COORDINATOR: {coordinator!r} should be host:port, or auto.")
+    if me >= processes:
+        raise UserError(f"CLIPJAX_PROCESS_ID: {me} should be less than CLIPJAX_PROCESSES={processes}; the first is 0.")
     # Under SLURM, JAX would take one device a process, numbered like the task: wrong for a process a node, and where
     # SLURM shows each task its own GPUs alone.
-    jax.distributed.initialize(
-        coordinator,
-        _number("CLIPJAX_PROCESSES"),
-        _number("CLIPJAX_PROCESS_ID"),
-        cluster_detection_method="deactivate",
-    )
+    jax.distributed.initialize(coordinator, processes, me, cluster_detection_method="deactivate")
 
 
 def cache_directory() -> pathlib.Path:

@@ -1,6 +1,5 @@
 """The run: the one place with side effects. Resumes by itself, saves when told to stop, evaluates as it goes."""
 
-import json
 import os
 import pathlib
 import time
@@ -12,7 +11,8 @@ import numpy as np
 
 from clipjax import checkpoints
 from clipjax.bundle import Bundle, merge
-from clipjax.config import Config, as_json, from_json, judge_devices, resolve
+from clipjax.config import Config, judge_devices, resolve
+from clipjax.config.stages import stage_ends
 from clipjax.data.pipeline import batches
 from clipjax.data.storage import is_address
 from clipjax.errors import UserError
@@ -23,6 +23,7 @@ from clipjax.parallel import precision
 from clipjax.parallel.mesh import local_rows, make_mesh
 from clipjax.parallel.runtime import keep_freed_memory
 from clipjax.progress import Meter, say
+from clipjax.training.claim import check_claim, claim, make_folder
 from clipjax.training.feed import Feed
 from clipjax.training.freeze import split
 from clipjax.training.guard import before_and_after
@@ -55,7 +56,8 @@ def train(config: Any, workdir: str | os.PathLike) -> Bundle:
     check_start(config)
     stored = StoredRun(str(workdir)) if is_address(workdir) else None
     folder = stored.folder if stored else pathlib.Path(workdir).absolute()
-    _claim(folder, config)
+    check_claim(folder, config)
+    make_folder(folder)
     return _Run(config, folder, stored).finish()
 
 
@@ -74,7 +76,12 @@ class _Run:
             StoredCheckpoints(stored, config) if stored else checkpoints.Checkpoints(workdir / "checkpoints", config)
         )
         step = self.saver.latest_step()
-        self.first_step = min(step or 0, config.total_steps)
+        self.first_step = step or 0
+        if self.first_step > config.total_steps:
+            raise UserError(
+                f"total_steps: {config.total_steps:,}, but the run in {self.place} is at step {self.first_step:,}. "
+                "Give more, or another --workdir."
+            )
         self.data = batches(config, start_step=self.first_step, rows=self.rows)  # before the state: it can be wrong
         self.feed = self._feed()
         self.programs: dict[tuple[int, int], Any] = {}
@@ -83,6 +90,10 @@ class _Run:
             self.state = self._state(step)
             self.telemetry = Telemetry(workdir, config, self.first_step + 1)
             program.result()
+        for begin in stage_ends(config.stages, config.total_steps):  # what cannot fit is said now, not after days
+            if self.first_step < begin < config.total_steps:
+                self.program(begin, config.at(begin).model.text.context_length)
+        claim(workdir, config)
         keep_freed_memory()
         self.bad_in_a_row = 0
 
@@ -141,7 +152,13 @@ class _Run:
                         raise Stopped(f"stopped at step {step:,}; the same command goes on from there")
                     waited = time.monotonic() - began
                     length = batch.tokens.shape[1]
-                    self.state, metrics = self.program(step, length)(self.state, batch)
+                    try:
+                        program = self.program(step, length)
+                    except UserError:  # longer texts than before, which do not fit: what is done is kept
+                        pending = self.settle(pending, meter)
+                        self.save(step)
+                        raise
+                    self.state, metrics = program(self.state, batch)
                     # The step before is read while this one runs, so that the device never waits for the host.
                     pending, ready = (step + 1, metrics, began, waited, length), pending
                     self.settle(ready, meter)
@@ -149,9 +166,9 @@ class _Run:
                         pending = self.settle(pending, meter)
                         self.keep(step + 1)
                 self.settle(pending, meter)
-            meter.close()
             seconds = time.monotonic() - start
         finally:
+            meter.close()
             self.saver.close()
             self.telemetry.close()
             if self.stored:
@@ -247,39 +264,3 @@ class _Run:
         say(f"checkpoints: {self.place}/checkpoints\nmetrics: {self.place}/metrics.jsonl")
         if self.config.evaluate_every:
             say(f"evaluations: {self.place}/evaluations")
-
-
-def _claim(workdir: pathlib.Path, config: Config) -> None:
-    """Write config.json, after holding the config against the one that the run in `workdir` began with.
-
-    Raises UserError where the model has changed; other changes are said in a line.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        before = flatten(json.loads(as_json(from_json(path.read_text(), str(path)))))
-        now = flatten(json.loads(as_json(config)))
-        changed = [key for key in now if now[key] != before.get(key)]
-        fixed = ("model/", "freeze")  # what the arrays of the state depend on
-        model = [
-            f"{key} was {before.get(key)}, is {now[key]}"
-            for key in changed
-            if key.startswith(fixed) and key != "model/text/weights_dtype"
-        ]
-        if model and (workdir / "checkpoints").exists():
-            raise UserError(
-                f"{path}: the run began with another model or freezing ({'; '.join(model)}). Give another --workdir."
-            )
-        if changed:
-            say(
-                "config changed since this run began: "
-                + ", ".join(f"{key} {before.get(key)} -> {now[key]}" for key in changed)
-            )
-    if jax.process_index() != 0:
-        return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(as_json(config) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror}).") from None

@@ -14,8 +14,20 @@ from clipjax.config import Config, as_json
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")  # whose code a step is made by
 _CHECKSUM = hashlib.sha256().digest_size
-# JAX promises of no custom call of a GPU's that later versions know it; those read nothing that this one has kept.
-_GPU_CALLS = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward")
+# JAX does not promise that later versions know these custom calls; those read nothing that this one has kept.
+_UNPROMISED = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward", "LayoutConstraint")
+
+
+def _made_by() -> bytes:
+    """Digest of what makes a step: the libraries' versions and this package's sources."""
+    digest = hashlib.sha256(repr([importlib.metadata.version(library) for library in _LIBRARIES]).encode())
+    sources = pathlib.Path(clipjax.__file__).parent
+    for path in sorted(sources.rglob("*.py")):
+        digest.update(f"{path.relative_to(sources)}\n".encode() + path.read_bytes())
+    return digest.digest()
+
+
+_MADE_BY = _made_by()  # at the start: what is installed while a program runs is not what it runs
 
 
 def lowered_step(folder: pathlib.Path, config: Config, step, arguments: tuple, out_shardings: tuple):
@@ -37,8 +49,11 @@ def lowered_step(folder: pathlib.Path, config: Config, step, arguments: tuple, o
             return jax.tree.leaves(after), metrics
 
         jitted = jax.jit(flat, out_shardings=(jax.tree.leaves(places), metrics_place))
-        disabled = [export.DisabledSafetyCheck.custom_call(name) for name in _GPU_CALLS]
-        exported = export.export(jitted, disabled_checks=disabled)(jax.tree.leaves(state), *batch)
+        disabled = [export.DisabledSafetyCheck.custom_call(name) for name in _UNPROMISED]
+        try:
+            exported = export.export(jitted, disabled_checks=disabled)(jax.tree.leaves(state), *batch)
+        except ValueError:  # a custom call beside those: a step that cannot be kept
+            return jax.jit(step, donate_argnums=0, out_shardings=out_shardings).lower(*arguments)
         _write(path, exported)
 
     def kept(state, batch):
@@ -51,13 +66,8 @@ def lowered_step(folder: pathlib.Path, config: Config, step, arguments: tuple, o
 def _name(config: Config, arguments: tuple) -> str:
     """What decides the lowered step, as a digest."""
     device = jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat[0]
-    versions = [importlib.metadata.version(library) for library in _LIBRARIES]
-    said = (as_json(config), arguments, device.device_kind, device.client.platform_version, versions, jax.config.values)
-    digest = hashlib.sha256(repr(said).encode())
-    sources = pathlib.Path(clipjax.__file__).parent
-    for path in sorted(sources.rglob("*.py")):
-        digest.update(f"{path.relative_to(sources)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
+    said = (as_json(config), arguments, device.device_kind, device.client.platform_version, jax.config.values)
+    return hashlib.sha256(_MADE_BY + repr(said).encode()).hexdigest()
 
 
 def _read(path: pathlib.Path) -> export.Exported | None:

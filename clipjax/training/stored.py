@@ -82,16 +82,20 @@ class StoredCheckpoints:
     """
 
     def __init__(self, run: StoredRun, config: Config):
-        self._run, self._config = run, config
+        self._run, self._config, self._newest = run, config, None
         self._url = f"{run.url}/checkpoints"
 
     def latest_step(self) -> int | None:
         """The newest complete step, or None."""
         self._run.wait()
-        return max(checkpoints.stored_steps(self._url), default=None)
+        self._newest = max(checkpoints.stored_steps(self._url), default=None)
+        return self._newest
 
     def save(self, step: int, state: Any, score: float | None = None) -> None:
         """Start saving; returns as soon as the state may change. `score` (higher is better) decides what is best."""
+        if step == self._newest:  # said to be complete: a kill while it is stored again would leave half of it
+            return
+        self._newest = step
         gathered = jax.tree.map(_gather, state)
         self._run.store_files()  # before the checkpoint: a run that goes on from it finds its metrics
         self._run.later(self._store, step, gathered, score)

@@ -1,7 +1,6 @@
 """What a run tells: metrics.jsonl, TensorBoard, Weights & Biases, and the line on the terminal."""
 
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 
 from clipjax.config import Config
 from clipjax.errors import UserError
+from clipjax.files import replace_text
 from clipjax.models.flops import forward_flops
 
 # Dense bfloat16 peaks in FLOP/s, as the makers state them; a device that is not here has no utilisation reported.
@@ -95,9 +95,7 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
 
 def keep_before(path: pathlib.Path, step: int) -> None:
     """Keep only the whole lines of a metrics.jsonl whose step is below `step`."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] < step))
-    os.replace(temporary, path)
+    replace_text(path, "".join(json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] < step))
 
 
 def _start_wandb(config: Config, workdir: pathlib.Path):

@@ -103,6 +103,9 @@ def read(path: pathlib.Path, activation: str | None) -> Weights:
             'Give activation="quick_gelu" (OpenAI\'s weights) or activation="gelu" (most of open_clip\'s).'
         )
     notes = ("the file says nothing of preprocessing and tokenizer: CLIP's own are used",)
+    if not model.preset:
+        heads = f"{model.image.heads} for pictures, {model.text.heads} for texts"
+        notes += (f"the file does not say how many heads attend: {heads}, as such widths have elsewhere",)
     return Weights(arrays_of(tensors, model, str(path)), model, path.name, notes, "openai")
 
 
@@ -154,7 +157,7 @@ def load(path: pathlib.Path) -> tuple[dict[str, Any], str | None]:
 
 
 def infer(tensors: Mapping[str, Any], activation: str, source: str) -> ModelConfig:
-    """The model that has tensors of these shapes; CLIP's preprocessing, heads of width 64, the last token ends.
+    """The model that has tensors of these shapes; CLIP's preprocessing and width of heads, the last token ends.
 
     Raises UserError where the tensors that tell the sizes are missing or of no CLIP.
     """
@@ -213,7 +216,12 @@ def _vit_sizes(tensors: Mapping[str, Any]) -> ImageConfig:
     width, _, _, patch = tensors["visual.conv1.weight"].shape
     grid = math.isqrt(max(tensors["visual.positional_embedding"].shape[0] - 1, 0))
     layers = _count(tensors, rf"visual\.transformer\.{_BLOCKS}")
-    return ImageConfig(grid * patch, patch, width, layers, width // 64)
+    return ImageConfig(grid * patch, patch, width, layers, width // _head_width(width))
+
+
+def _head_width(width: int) -> int:
+    """Channels of a head of an image tower, which no shape tells: 64, but 80 in open_clip's ViT-H, the widest here."""
+    return 80 if width == 1280 else 64
 
 
 def _resnet_sizes(tensors: Mapping[str, Any]) -> ImageConfig:
@@ -234,7 +242,7 @@ def _not_representable(model: ModelConfig) -> list[str]:
     wanted = [
         ("activation", model.activation, "quick_gelu"),
         *((f"image.{name}", getattr(image, name), getattr(own, name)) for name in table.PREPROCESSING),
-        ("image.heads", image.heads, image.width // (2 if image.kind == "resnet" else 64)),
+        ("image.heads", image.heads, image.width // (2 if image.kind == "resnet" else _head_width(image.width))),
         ("text.heads", text.heads, text.width // 64),
         ("text.end_token", text.end_token, table.end_token(text.vocab_size)),
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.config import ModelConfig
+from clipjax.files import replace_text, replacing
 from clipjax.text import START
 
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -50,12 +51,9 @@ def note(
         result[f"{name}_difference"] = float(np.abs(found[name] - expected[name]).max())
         result[f"{name}_largest"] = float(np.abs(expected[name]).max())
     stem = destination / "parity" if destination.is_dir() else destination.with_name(f"{destination.name}.parity")
-    np.savez(
-        stem.with_name(f"{stem.name}.npz"),
-        pixels=pixels,
-        tokens=tokens,
-        image_features=expected["image"],
-        text_features=expected["text"],
-    )
-    stem.with_name(f"{stem.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    arrays = {"pixels": pixels, "tokens": tokens}
+    arrays |= {f"{name}_features": features for name, features in expected.items()}
+    with replacing(stem.with_name(f"{stem.name}.npz")) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    replace_text(stem.with_name(f"{stem.name}.json"), json.dumps(result, indent=1) + "\n")
     return result

@@ -22,3 +22,11 @@ def test_what_is_required_is_said_in_a_line(add, missing):
     add(parser)
     with pytest.raises(UserError, match=f"required: {missing}. See clipjax --help"):
         parser.parse_args([])
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])
+def test_a_batch_of_no_picture_is_refused(value):
+    parser = arguments.Parser(prog="clipjax")
+    arguments.evaluate_arguments(parser)
+    with pytest.raises(UserError, match=f"--batch-size: '{value}' should be a whole number of at least 1"):
+        parser.parse_args(["--checkpoint=C", "--data=D", "--out=O", f"--batch-size={value}"])

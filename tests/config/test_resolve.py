@@ -70,6 +70,8 @@ def test_a_key_beside_the_preset_changes_that_key_alone(config):
         ("dropout", -0.1, "dropout: -0.1 should be a share of numbers"),
         ("patch_dropout", 1.0, "patch_dropout: 1.0 should be a share of the patches"),
         ("batch_size", 0, "batch_size: 0 should be at least 1"),
+        ("model.text.vocab_size", 1000, "model.text.end_token|model.text.vocab_size"),
+        ("model.text.end_token", 2, "model.text.end_token: 2 ends no text.* ends them with 49407"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_its_key(config, key, value, said):
@@ -82,6 +84,12 @@ def test_a_wrong_value_is_one_line_that_names_its_key(config, key, value, said):
     with pytest.raises(UserError, match=said) as caught:
         resolve(config)
     assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_that_the_tokenizer_s_ids_pass_is_refused(config):
+    config.model.text.update(vocab_size=1000, end_token=999)
+    with pytest.raises(UserError, match="model.text.vocab_size: 1000 is less than the 49408 of CLIP's tokenizer"):
+        resolve(config)
 
 
 def test_all_mistakes_are_told_together_and_unknown_keys_get_a_suggestion(config):

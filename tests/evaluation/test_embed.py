@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from clipjax.errors import UserError
 from clipjax.evaluation.datasets import open_datasets
 from clipjax.evaluation.embed import embed
 
@@ -22,6 +23,29 @@ def test_rows_stand_in_the_order_of_the_samples(bundle, retrieval):
     assert rows.owner.tolist() == [row for row, s in enumerate(retrieval.samples) for _ in s.captions]
     np.testing.assert_array_equal(rows.texts, bundle.encode_text(rows.captions))
     np.testing.assert_allclose(np.linalg.norm(rows.images, axis=1), 1, rtol=1e-6)
+
+
+def test_hosts_that_encode_together_leave_out_what_one_of_them_cannot_read(bundle, retrieval):
+    """Each reads the folder itself; with other pictures in a batch, rows would be glued together from several."""
+    calls = []
+
+    def greatest(values):  # another host that cannot read the third picture of each batch
+        calls.append(np.asarray(values))
+        return np.maximum(values, [0, 0, 1, 0]) if len(values) == 4 and len(calls) > 1 else np.asarray(values)
+
+    bundle.greatest = greatest
+    whole, rows = [sample.key for sample in retrieval.samples], embed(bundle, retrieval, batch_size=4)
+    lost = whole[2:24:4]
+    assert rows.keys == [key for key in whole if key not in lost]
+    assert rows.missing == [f"{key}: another host cannot read it" for key in lost]
+    assert [size for kind, size in bundle.embedded if kind == "pixels"] == [3] * 6 + [1]
+
+
+def test_hosts_that_see_other_data_are_told_so(bundle, retrieval):
+    bundle.greatest = lambda values: np.asarray(values) + (np.arange(len(values)) == 1)
+    with pytest.raises(UserError, match="does not hold the same on every host"):
+        embed(bundle, retrieval)
+    assert bundle.embedded == []
 
 
 def test_equal_captions_and_equal_class_names_are_embedded_once(

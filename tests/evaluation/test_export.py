@@ -3,6 +3,7 @@
 import csv
 import json
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -220,6 +221,23 @@ def test_a_mistake_is_told_in_a_line(bundle, tmp_path, folder, monkeypatch, data
     with pytest.raises(UserError, match=message) as caught:
         export(bundle, data, tmp_path / out)
     assert "\n" not in str(caught.value)
+
+
+def test_an_address_and_a_folder_are_one_source(bundle, tmp_path, tar, folder, contents):
+    system = fsspec.filesystem("memory")
+    system.pipe("memory://bucket/a.tar", tar.read_bytes())
+    said = export(bundle, ["memory://bucket/a.tar", str(folder)], tmp_path / "out.npz")
+    assert said["pictures"] > 2 and stored.read(tmp_path / "out.npz").keys[0].startswith("memory://bucket/a.tar/")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(bundle, tmp_path, folder, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(UserError, match=r"000000.npz: cannot be written \(No space left on device\)"):
+        export(bundle, str(folder), tmp_path / "out.npz")
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_features_that_are_not_finite_are_refused(bundle, tmp_path, folder):

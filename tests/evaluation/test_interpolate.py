@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipjax.bundle import Bundle, abstract_module, load, merge
-from clipjax.config import Config, preset
+from clipjax.config import Config, LossConfig, preset
 from clipjax.errors import UserError
 from clipjax.evaluation import interpolate as module
 from clipjax.evaluation.interpolate import interpolate, mixtures, parse_alphas
@@ -17,9 +17,10 @@ from clipjax.models.initialise import draw
 from clipjax.trees import unflatten
 
 
-def bundle_of(seed, name="tiny", **changes):
+def bundle_of(seed, name="tiny", kind="softmax", **changes):
     model = dataclasses.replace(preset(name), **changes)
-    config = Config(total_steps=9000, model=model, precision="bfloat16" if seed else "float32")
+    precision, loss = "bfloat16" if seed else "float32", LossConfig(kind)
+    config = Config(total_steps=9000, model=model, precision=precision, loss=loss)
     params, stats = (unflatten(draw(half, seed)) for half in abstract_module(config)[1:])
     stats = jax.tree.map(lambda leaf: leaf + np.float32(seed), stats)
     return Bundle(merge(config, params, stats), config, name=f"seed {seed}")
@@ -57,6 +58,15 @@ def test_between_the_ends_lies_their_weighted_mean_running_averages_too(name, tm
         np.testing.assert_allclose(leaf, 0.75 * theirs[path] + 0.25 * ours[path], rtol=1e-6, atol=1e-7, err_msg=path)
     mixed.save(tmp_path / "mixed")
     assert load(tmp_path / "mixed").fingerprint == mixed.fingerprint
+
+
+@pytest.mark.parametrize("kinds", [("softmax", "sigmoid"), ("sigmoid", "softmax")])
+def test_the_bias_of_one_loss_alone_is_that_of_the_second_checkpoint(kinds):
+    zero, fine = (bundle_of(seed, kind=kind) for seed, kind in enumerate(kinds))
+    ((_, mixed),) = mixtures(zero, fine, (0.25,))
+    found, theirs = mixed.weights().arrays, fine.weights().arrays
+    assert found.keys() == theirs.keys() and ("logit_bias" in found) == (kinds[1] == "sigmoid")
+    np.testing.assert_array_equal(found.get("logit_bias", 0), theirs.get("logit_bias", 0))
 
 
 def test_prompts_are_embedded_with_the_mixed_text_tower(ends):

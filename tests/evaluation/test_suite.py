@@ -1,6 +1,7 @@
 """The whole evaluation on a stand-in for a checkpoint: what it returns, writes, reuses and refuses."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -108,6 +109,12 @@ def test_curves_are_read_from_the_run_of_a_checkpoint_and_the_last_line_of_a_ste
     for path in (run, run / "checkpoints" / "20"):
         assert [(line["step"], line["loss"]) for line in _curves(path)] == [(1, 9.0), (2, 7.0), (3, 6.0)]
     assert _curves(tmp_path / "elsewhere") == []
+    monkeypatch.chdir(run)  # whose curves are not those of weights that come from elsewhere
+    (run / "ViT-B-32.pt").write_bytes(b"weights")
+    monkeypatch.setattr("clipjax.bundle.load", lambda source, activation: bundle)
+    for source, there in (("ViT-B-32.pt", False), (".", True)):
+        evaluate(source, zeroshot_folder, tmp_path / "out")
+        assert ("Loss" in (tmp_path / "out" / "report.html").read_text()) == there
     evaluate(bundle, zeroshot_folder, tmp_path / "out", curves=lines)
     assert "Loss" in (tmp_path / "out" / "report.html").read_text()
 
@@ -125,6 +132,17 @@ def test_unreadable_pictures_are_counted_and_named_not_scored(bundle, zeroshot_f
     assert "4 not scored" in (tmp_path / "out" / "report.html").read_text()
     again = evaluate(bundle, zeroshot_folder, tmp_path / "out")[0]  # from the cache
     assert again == accuracy
+
+
+def test_names_that_are_no_text_are_reported(bundle, class_folder, tmp_path, picture):
+    odd = bytes(class_folder) + b"/caf\xe9"
+    os.mkdir(odd)
+    for name, content in ((b"/a.jpg", picture("red")), (b"/\xe9.jpg", b"no picture")):
+        with open(odd + name, "wb") as file:
+            file.write(content)
+    accuracy = evaluate(bundle, class_folder, tmp_path / "out")[0]
+    assert accuracy.n == 7 and len(accuracy.missing) == 1
+    assert "caf?" in str(read(tmp_path / "out")["datasets"][0]["missing"])
 
 
 def test_nothing_readable_is_the_users_mistake(bundle, class_folder, tmp_path):

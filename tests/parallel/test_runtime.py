@@ -37,6 +37,20 @@ def test_a_missing_number_of_processes_is_named(monkeypatch):
         runtime.start(cache=False)
 
 
+@pytest.mark.parametrize(
+    ("coordinator", "number", "said"),
+    [
+        ("localhost", "0", "CLIPJAX_COORDINATOR: 'localhost' should be host:port, or auto"),
+        ("localhost:1", "2", "CLIPJAX_PROCESS_ID: 2 should be less than CLIPJAX_PROCESSES=2; the first is 0"),
+    ],
+)
+def test_variables_that_no_cluster_has_are_named(monkeypatch, coordinator, number, said):
+    for name, value in (("COORDINATOR", coordinator), ("PROCESSES", "2"), ("PROCESS_ID", number)):
+        monkeypatch.setenv(f"CLIPJAX_{name}", value)
+    with pytest.raises(UserError, match=said):
+        runtime.start(cache=False)
+
+
 def test_adamw_changes_moments_in_place():
     """Of the moments and parameters no copy is made: temporary memory is little more than one of the leaves."""
 

@@ -10,8 +10,10 @@ import clipjax
 from clipjax import checkpoints
 from clipjax.config import resolve
 from clipjax.errors import UserError
+from clipjax.training import loop
 from clipjax.training.feed import Feed
 from clipjax.training.loop import Stopped, train
+from clipjax.training.program import compile_step
 from clipjax.trees import flatten
 
 DEVICES = jax.devices()
@@ -105,6 +107,50 @@ def test_a_run_is_not_continued_with_another_model(tiny, tmp_path):
     tiny.model.image.layers = 1
     with pytest.raises(UserError, match="model/image/layers was 2, is 1"):
         train(tiny, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_further_or_has_another_loss_is_left_as_it_was(tiny, tmp_path):
+    tiny.total_steps = 3
+    train(tiny, tmp_path)
+    before = {path.name: path.read_text() for path in tmp_path.glob("*.json*")}
+    tiny.total_steps = 2
+    with pytest.raises(UserError, match="total_steps: 2, but the run in .* is at step 3. Give more"):
+        train(tiny, tmp_path)
+    tiny.total_steps, tiny.loss.kind = 4, "sigmoid"
+    with pytest.raises(UserError, match="another model, loss or freezing .loss/kind was softmax, is sigmoid"):
+        train(tiny, tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.json*")} == before and len(before) == 2
+
+
+@pytest.mark.slow
+def test_a_stage_that_does_not_fit_is_told_before_the_first_step(tiny, tmp_path, monkeypatch):
+    tiny.total_steps, tiny.stages = 4, [{"share": 0.5, "image_size": 16}]
+    monkeypatch.setattr(loop, "compile_step", no_room(lambda at: at >= 2))
+    with pytest.raises(UserError, match="^memory: no room"):
+        train(tiny, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").read_text() and not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_longer_texts_that_do_not_fit_cost_no_step(tiny, tmp_path, monkeypatch):
+    tiny.total_steps, tiny.checkpoint_every = 4, 0
+    monkeypatch.setattr(loop._Run, "program", no_room(lambda step: step >= 2, loop._Run.program))
+    with pytest.raises(UserError, match="^memory: no room"):
+        train(tiny, tmp_path)
+    assert checkpoints.read(tmp_path).step == 2
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def no_room(when, function=compile_step):
+    """`function`, which raises where its step fulfils `when`."""
+
+    def made(*arguments):
+        if when(arguments[-1] if function is compile_step else arguments[1]):
+            raise UserError("memory: no room")
+        return function(*arguments)
+
+    return made
 
 
 @pytest.mark.slow

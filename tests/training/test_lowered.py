@@ -12,6 +12,7 @@ import pytest
 import clipjax
 from clipjax.config import MeshConfig, resolve
 from clipjax.data.batch import Batch
+from clipjax.models import attention
 from clipjax.parallel.mesh import make_mesh, replicated, row_sharding
 from clipjax.training import lowered, program
 from clipjax.training.optimizer import make_optimizer
@@ -86,12 +87,28 @@ def test_what_decides_a_step_names_its_file(tiny, folder, tmp_path, monkeypatch)
         names.append(name())
     with monkeypatch.context() as patched:
         patched.setattr(lowered.importlib.metadata, "version", lambda library: "0.0")
+        assert name() == names[0]  # what is installed while a program runs is not what it runs
+        patched.setattr(lowered, "_MADE_BY", lowered._made_by())
         names.append(name())
     copy = shutil.copytree(pathlib.Path(clipjax.__file__).parent, tmp_path / "clipjax")
     monkeypatch.setattr(clipjax, "__file__", str(copy / "__init__.py"))
-    assert name() == names[0]
+    assert lowered._made_by() == lowered._MADE_BY
     (copy / "losses/contrastive.py").write_text("# another loss\n")
+    assert name() == names[0]
+    monkeypatch.setattr(lowered, "_MADE_BY", lowered._made_by())
     assert len({*names, name()}) == len(names) + 1
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_step_for_a_tpu_is_lowered_whether_it_can_be_kept_or_not(tiny, folder, monkeypatch, kept):
+    """Attention by rows asks for a layout, by a custom call that JAX refuses to keep unless it is named."""
+    tiny.precision, tiny.model.image.image_size, tiny.batch_size = "bfloat16", 96, 2
+    monkeypatch.setattr(attention, "traced_platform", lambda: "tpu")
+    if not kept:
+        monkeypatch.setattr(lowered, "_UNPROMISED", ())
+    config, mesh = resolve(tiny), make_mesh(MeshConfig(1), jax.devices()[:1])
+    text = program._lower(config, make_optimizer(config), mesh, LENGTH, None).as_text()
+    assert "LayoutConstraint" in text and folder.exists() == kept
 
 
 class Toy(NamedTuple):

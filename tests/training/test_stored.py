@@ -111,6 +111,22 @@ def test_the_last_file_is_stored_last(made, memory, monkeypatch):
     assert names[-1].endswith(f"1/{checkpoints.LAST_STORED}") and len(names) > 3
 
 
+def test_what_is_complete_is_not_stored_again(made, memory, monkeypatch):
+    """A stop right after a save saves the same step: killed meanwhile, half of it would be new and all called whole."""
+    config, state, _ = made
+    saver = StoredCheckpoints(StoredRun(URL), config)
+    saver.save(1, state, 0.5)
+    saver.close()
+    before = memory.find(f"{URL}/checkpoints")
+    saver.save(1, state)
+    saver.close()
+    again = StoredCheckpoints(StoredRun(URL), config)
+    assert again.latest_step() == 1
+    again.save(1, state)
+    again.close()
+    assert memory.find(f"{URL}/checkpoints") == before
+
+
 def test_a_store_that_fails_is_told_in_a_line(made, memory, monkeypatch):
     config, state, _ = made
     saver = StoredCheckpoints(StoredRun(URL), config)

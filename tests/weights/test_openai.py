@@ -83,6 +83,24 @@ def test_sizes_of_the_nine_models_are_told_from_their_shapes():
         assert openai.infer(tensors, "quick_gelu", name) == model
 
 
+def test_heads_of_open_clip_s_vit_h_are_80_wide_and_guesses_are_told(tmp_path, release):
+    """open_clip's ViT-H-14.json: vision width 1280, head_width 80."""
+    tensors = dict(release("vit"))
+    shapes = {
+        "visual.conv1.weight": (1280, 3, 14, 14),
+        "visual.positional_embedding": (257, 1280),
+        "positional_embedding": (77, 1024),
+        "token_embedding.weight": (49408, 1024),
+        "text_projection": (1024, 1024),
+    }
+    tensors |= {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+    found = openai.infer(tensors, "gelu", "h.bin")
+    assert (found.image.heads, found.text.heads) == (16, 16)
+    torch_write.write(tmp_path / "a.bin", release("vit"))
+    notes = weights.read(tmp_path / "a.bin", activation="gelu").notes
+    assert any("does not say how many heads attend" in note for note in notes)
+
+
 def test_a_bare_state_dict_needs_to_be_told_its_activation(tmp_path, release, foreign):
     torch_write.write(tmp_path / "a.bin", release("vit"))
     with pytest.raises(UserError, match=r"a\.bin: does not say which activation.*quick_gelu"):

@@ -1,5 +1,6 @@
 """Pairs in serialized tf.train.Example records, the form of TFDS and of most ArrayRecord files; needs no TensorFlow."""
 
+import contextlib
 from collections.abc import Sequence
 
 from clipjax.config import DataConfig
@@ -25,6 +26,7 @@ class ExampleSource:
         captions: bool = True,
         files: Sequence[str] = (),
     ):
+        _allow_open_files()
         self.dropped, self.files = Dropped(), list(files)
         self._records, self._name = records, name
         self._images = (data.image_key,) if data.image_key else _IMAGES
@@ -37,7 +39,11 @@ class ExampleSource:
 
     def __getitem__(self, index: int) -> Record:
         key = f"{self._name}#{index}"
-        features = _parse(self._records[index], key)
+        try:
+            content = self._records[index]
+        except (RuntimeError, ValueError, OSError) as error:  # a damaged chunk; the others can be read after it
+            raise RecordError(f"{key}: {error}") from error
+        features = _parse(content, key)
         key = next(
             (f"{self._name}/{features[name][0].decode('utf-8', 'replace')}" for name in _KEYS if features.get(name)),
             key,
@@ -45,6 +51,15 @@ class ExampleSource:
         image = _first(features, self._images, key, "picture", "image_key")
         captions = _first(features, self._captions, key, "caption", "caption_key" if self._captions_needed else "")
         return Record(key, image[0] if image else b"", captions_of(captions))
+
+
+def _allow_open_files() -> None:
+    """As many open files as the system grants: the readers of ArrayRecord keep each shard open, and 1,024 is usual."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a limit below the one that it tells
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard > soft else soft, hard))
 
 
 def _parse(content, key: str) -> dict[str, list[bytes]]:

@@ -82,7 +82,7 @@ class ShardCache:
             descriptor = self.open(file)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if self.path(file).exists():
+                if _is_at(descriptor, self.path(file)):  # not removed, and perhaps fetched again, before it was locked
                     yield self.path(file)
                     return
             finally:
@@ -176,6 +176,14 @@ def _opened(path: Path) -> int | None:
         return os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _remove_unused(path: str) -> bool:

@@ -31,7 +31,10 @@ class TableSource:
         image_names = (data.image_key,) if data.image_key else _IMAGES
         caption_names = (data.caption_key,) if data.caption_key else _CAPTIONS + (() if captions else (None,))
         rows = _READERS[Path(path).suffix.lower()](path, image_names, caption_names)
-        table = _grouped(track(rows, f"reading {path}", unit="rows"), path, self.dropped, captions)
+        try:
+            table = _grouped(track(rows, f"reading {path}", unit="rows"), path, self.dropped, captions)
+        except OSError as error:  # Arrow's of damaged data, too
+            raise UserError(f"{path}: cannot be read ({error.strerror or error}). Write it again.") from error
         self._images, self._captions = table["image"], table["caption_list"]
         if len(self._images) and "://" in (first := self._images[0].as_py()):
             raise UserError(

@@ -68,20 +68,15 @@ class TarSource:
     def __getitem__(self, index: int) -> Record:
         key = f"{self.path}/{self._keys[index].decode('utf-8', 'replace')}"
         # opened at each read: that costs microseconds, and no limit on open files is met with 10,000 shards
-        descriptor = self._open(key)
         try:
-            image, text, meta = (_read(descriptor, *map(int, place), key) for place in self._places[index])
-        finally:
-            os.close(descriptor)
-        return Record(key, image, self._captions(meta) or lines_of(text))
-
-    def _open(self, key: str) -> int:
-        if self.remote is None:
-            return os.open(self.path, os.O_RDONLY)
-        try:
-            return self.remote.open()
+            descriptor = os.open(self.path, os.O_RDONLY) if self.remote is None else self.remote.open()
+            try:
+                image, text, meta = (_read(descriptor, *map(int, place), key) for place in self._places[index])
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise RecordError(f"{key}: {error}") from error
+        return Record(key, image, self._captions(meta) or lines_of(text))
 
     def _captions(self, meta: bytes) -> tuple[str, ...]:
         try:

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipjax.data.sources.shard_cache import MODIFIED, CachedShard
 from clipjax.errors import UserError
+from clipjax.parallel.runtime import cache_directory
 from clipjax.progress import say
 
 _FORMAT = 1  # of the cached files; a change of what is kept makes all of them stale
@@ -138,9 +139,8 @@ def _after(path, offset: int, size: int) -> str:
 
 
 def _kept_at(path) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
-    return Path(home) / "clipjax" / "tars" / f"{name}.npz"
+    return cache_directory() / "tars" / f"{name}.npz"
 
 
 def _load(kept: Path, size: int, modified: int) -> Index | None:

@@ -17,6 +17,7 @@ def open_tfds(spec: str, data: DataConfig, captions: bool = True) -> ExampleSour
     Raises UserError for a set that is not prepared, or in a format without random access, and for an unknown split.
     """
     import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError
     from tensorflow_datasets.core.read_only_builder import builder_from_files
 
     match = _SPEC.fullmatch(spec)
@@ -30,6 +31,11 @@ def open_tfds(spec: str, data: DataConfig, captions: bool = True) -> ExampleSour
         raise UserError(
             f"data.train: {name!r} is not prepared in {folder}. Prepare it once where TensorFlow is installed: "
             f"tfds build {name} --file_format=array_record --data_dir={folder}; TFDS_DATA_DIR names another folder."
+        ) from error
+    except ParseError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"data.train: {name!r} in {folder}: its dataset_info.json cannot be read ({reason}). Prepare it again."
         ) from error
     try:
         raw = tfds.decode.DeserializeMethod.RAW_BYTES

@@ -89,6 +89,26 @@ def test_a_pinned_shard_stays(files):
     assert not path.exists()
 
 
+def test_a_shard_replaced_before_it_was_locked_is_locked_anew(files, monkeypatch):
+    cache, flock = ShardCache(250), shard_cache.fcntl.flock
+    path, turns = cache.path(files[0]), []
+
+    def replaced_once(descriptor, kind):  # another process removes the file here, and a third fetches it again
+        if kind == shard_cache.fcntl.LOCK_SH:
+            turns.append(descriptor)
+            if len(turns) == 1:
+                path.unlink()
+                path.write_bytes(bytes(100))
+        flock(descriptor, kind)
+
+    monkeypatch.setattr(shard_cache.fcntl, "flock", replaced_once)
+    with cache.pinned(files[0]):
+        assert len(turns) == 2
+        for file in files[1:]:
+            content(cache, file)
+        assert path.exists()
+
+
 def test_what_a_killed_process_left_is_cleared_away(files):
     cache = ShardCache(250)
     (cache.folder / f"{'a' * 32}.200.part").write_bytes(b"half")

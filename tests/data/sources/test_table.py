@@ -122,6 +122,15 @@ def test_a_table_that_is_none_says_why(folder, name, content, message):
         TableSource(str(folder / name), DataConfig())
 
 
+def test_a_parquet_with_damaged_data_is_one_line(folder):
+    path = write(folder / "t.parquet", [(f"{number}.jpg", f"caption {number} " * 50) for number in range(2000)])
+    content = bytearray((folder / "t.parquet").read_bytes())
+    content[1000:3000] = bytes(2000)
+    (folder / "t.parquet").write_bytes(content)
+    with pytest.raises(UserError, match="t.parquet: .*(cannot be read|found no Parquet file)"):
+        TableSource(path, DataConfig())
+
+
 def test_pictures_inside_a_parquet_are_refused_by_name(folder):
     path = write(folder / "t.parquet", [({"bytes": b"x"}, "a dog")])
     with pytest.raises(UserError, match="column 'image' holds struct<bytes: binary>, expected paths"):

@@ -99,6 +99,13 @@ def test_a_shard_that_shrinks_while_in_use_is_a_bad_record(source_of):
         source[0]
 
 
+def test_a_shard_that_vanishes_while_in_use_gives_bad_records(source_of):
+    source = source_of({"0.jpg": b"picture", "0.txt": "one"})
+    os.unlink(source.path)
+    with pytest.raises(RecordError, match="/0: .*No such file"):
+        source[0]
+
+
 def test_a_key_of_a_mile_is_cut_where_it_only_names(source_of):
     source = source_of({"k" * 5000 + ".jpg": b"picture", "k" * 5000 + ".txt": json.dumps("one")})
     assert len(source[0].key) < 1000

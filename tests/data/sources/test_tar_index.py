@@ -148,8 +148,8 @@ def test_a_tar_of_nothing_is_empty(tmp_path, write_tar):
 def kept(monkeypatch, tmp_path):
     """Every index is worth keeping, and the folder where it is kept."""
     monkeypatch.setattr(module, "_WORTH_KEEPING", 0)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "clipjax" / "tars"
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tars"
 
 
 def same(one, other):
@@ -196,12 +196,11 @@ def test_a_kept_index_that_points_outside_is_not_trusted(three, kept):
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(three, kept):
-    kept.parent.parent.mkdir()
     kept.parent.write_text("a file where the folder should be")
     assert len(tar_index(three).names) == 3
 
 
 def test_small_tars_leave_no_cache(three, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
     tar_index(three)
-    assert not (tmp_path / "home").exists()
+    assert not (tmp_path / "cache").exists()

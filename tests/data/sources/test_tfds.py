@@ -127,6 +127,15 @@ def test_what_cannot_be_opened_says_what_to_do(spec, message):
         open_tfds(spec, DataConfig())
 
 
+def test_a_damaged_description_is_named(tmp_path, monkeypatch):
+    (tmp_path / "odd/1.0.0").mkdir(parents=True)
+    for name in ("dataset_info.json", "features.json"):
+        (tmp_path / "odd/1.0.0" / name).write_text("{")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(UserError, match="'odd' in .*: its dataset_info.json cannot be read .*Prepare it again"):
+        open_tfds("tfds:odd", DataConfig())
+
+
 def test_a_format_without_random_access_is_named(monkeypatch):
     def refuse(*args, **options):
         raise NotImplementedError("tfrecord")

@@ -1,0 +1,32 @@
+"""Files are there whole or not at all, and what the disk refuses is one line."""
+
+import pytest
+
+from clipjax.errors import UserError
+from clipjax.files import replace_text, replacing
+
+
+def test_a_file_is_replaced_at_the_end_and_stays_as_it_was_where_writing_fails(tmp_path):
+    path = tmp_path / "a.json"
+    with replacing(path) as temporary:
+        temporary.write_text("old")
+        assert not path.exists()
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert [item.name for item in tmp_path.iterdir()] == ["a.json"] and path.read_text() == "old"
+
+
+def test_what_the_system_refuses_is_one_line_that_names_the_file(tmp_path):
+    with pytest.raises(UserError, match=r"a\.json: cannot be written \(No space left on device\)\. Make room"):
+        with replacing(tmp_path / "a.json") as temporary:
+            temporary.write_text("half")
+            raise OSError(28, "No space left on device")
+    with pytest.raises(UserError, match=r"none/a\.json: cannot be written \(No such file or directory\)"):
+        replace_text(tmp_path / "none" / "a.json", "text")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_text_is_written_with_a_mark_in_its_place(tmp_path):
+    replace_text(tmp_path / "a", b"caf\xe9".decode("utf-8", "surrogateescape"))
+    assert (tmp_path / "a").read_bytes() == b"caf?"
