@@ -216,12 +216,9 @@ def _vit_sizes(tensors: Mapping[str, Any]) -> ImageConfig:
     width, _, _, patch = tensors["visual.conv1.weight"].shape
     grid = math.isqrt(max(tensors["visual.positional_embedding"].shape[0] - 1, 0))
     layers = _count(tensors, rf"visual\.transformer\.{_BLOCKS}")
-    return ImageConfig(grid * patch, patch, width, layers, width // _head_width(width))
-
-
-def _head_width(width: int) -> int:
-    """Channels of a head of an image tower, which no shape tells: 64, but 80 in open_clip's ViT-H, the widest here."""
-    return 80 if width == 1280 else 64
+    # no shape tells the width of a head: 64 in all that the release's code computes, 80 in open_clip's ViT-H
+    head_width = 80 if width == 1280 and not tensors.keys() >= set(_EXTRAS) else 64
+    return ImageConfig(grid * patch, patch, width, layers, width // head_width)
 
 
 def _resnet_sizes(tensors: Mapping[str, Any]) -> ImageConfig:
@@ -242,7 +239,7 @@ def _not_representable(model: ModelConfig) -> list[str]:
     wanted = [
         ("activation", model.activation, "quick_gelu"),
         *((f"image.{name}", getattr(image, name), getattr(own, name)) for name in table.PREPROCESSING),
-        ("image.heads", image.heads, image.width // (2 if image.kind == "resnet" else _head_width(image.width))),
+        ("image.heads", image.heads, image.width // (2 if image.kind == "resnet" else 64)),
         ("text.heads", text.heads, text.width // 64),
         ("text.end_token", text.end_token, table.end_token(text.vocab_size)),
     ]

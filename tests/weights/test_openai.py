@@ -96,6 +96,8 @@ def test_heads_of_open_clip_s_vit_h_are_80_wide_and_guesses_are_told(tmp_path, r
     tensors |= {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
     found = openai.infer(tensors, "gelu", "h.bin")
     assert (found.image.heads, found.text.heads) == (16, 16)
+    extras = {"input_resolution": np.array(224), "context_length": np.array(77), "vocab_size": np.array(49408)}
+    assert openai.infer(tensors | extras, "quick_gelu", "h.pt").image.heads == 20  # as the release's code has it
     torch_write.write(tmp_path / "a.bin", release("vit"))
     notes = weights.read(tmp_path / "a.bin", activation="gelu").notes
     assert any("does not say how many heads attend" in note for note in notes)
