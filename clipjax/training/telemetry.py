@@ -1,5 +1,6 @@
 """What a run tells: metrics.jsonl, TensorBoard, Weights & Biases, and the line on the terminal."""
 
+import contextlib
 import json
 import pathlib
 from typing import Any
@@ -47,8 +48,13 @@ class Telemetry:
         """Write the numbers of one step, a JSON object a line."""
         if not self._first_host:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.close()  # which tries once more to write the line
+            raise UserError(f"{self._file.name}: cannot be written ({error.strerror}). Make room there.") from None
         if self._board is None:  # not at the start: where torch is installed, tensorboardX imports it, for seconds
             from tensorboardX import SummaryWriter
 

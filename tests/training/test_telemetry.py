@@ -30,6 +30,15 @@ def test_records_come_back_as_they_were_written(config, tmp_path):
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
 
 
+def test_a_full_disk_is_one_line(config, tmp_path):
+    telemetry = Telemetry(tmp_path, config, 1)
+    telemetry._file.close()
+    telemetry._file = open("/dev/full", "a")
+    with pytest.raises(UserError, match="/dev/full: cannot be written .No space left on device"):
+        telemetry.record(1, {"loss": 2.5})
+    telemetry.close()
+
+
 def test_a_run_starts_without_tensorboard(tmp_path):
     """Where torch is installed tensorboardX imports it, for seconds, beside the tracing of the step."""
     code = f"""

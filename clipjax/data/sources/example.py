@@ -58,8 +58,10 @@ def _allow_open_files() -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS has a limit below the one that it tells
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard > soft else soft, hard))
+    most = 10_240 if hard == resource.RLIM_INFINITY else hard  # what macOS grants, which tells of no limit
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _parse(content, key: str) -> dict[str, list[bytes]]:
