@@ -20,6 +20,7 @@ from clipjax import text
 from clipjax.config import Config, from_json
 from clipjax.data import storage
 from clipjax.errors import UserError
+from clipjax.files import is_address, local_path
 from clipjax.models.stacking import stack_layers, unstack_layers
 from clipjax.parallel.runtime import cache_directory
 from clipjax.trees import flatten, unflatten
@@ -32,7 +33,7 @@ class Saved(NamedTuple):
     """What a checkpoint gives to those who only use the model."""
 
     path: pathlib.Path
-    step: int
+    step: int | None  # None for a model that no run saved
     metadata: dict
     config: Config
     params: dict  # nested, numpy float32
@@ -72,7 +73,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         state = ocp.args.StandardSave(present(state))
-        items = ocp.args.Composite(metadata=ocp.args.JsonSave(self._metadata), state=state)
+        items = ocp.args.Composite(metadata=ocp.args.JsonSave(self._metadata | {"step": step}), state=state)
         with _writing(self._manager.directory):
             self._manager.save(step, args=items, metrics=None if score is None else {"score": score}, force=True)
 
@@ -136,7 +137,7 @@ def write(destination: str | pathlib.Path, config: Config, params: dict, batch_s
     """
     import orbax.checkpoint as ocp
 
-    path = pathlib.Path(destination).absolute()
+    path = local_path(destination).absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{destination}: is there already. Give a new name.")
     state = {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
@@ -151,20 +152,15 @@ def write(destination: str | pathlib.Path, config: Config, params: dict, batch_s
             shutil.rmtree(rest, ignore_errors=True)
 
 
-def make_metadata(config: Config) -> dict:
-    """What a checkpoint says of itself: enough to use it alone on another machine."""
-    image = config.model.image
+def make_metadata(config: Config, step: int | None = None) -> dict:
+    """What a checkpoint says of itself, enough to use it alone on another machine; `step` is None for a model alone."""
+    shown = ("image_size", "mean", "std", "interpolation", "resize_mode")
     return {
         "format_version": FORMAT_VERSION,
+        "step": step,
         "config": dataclasses.asdict(config),
         "tokenizer": {**text.identity(), "context_length": config.model.text.context_length},
-        "preprocessing": {
-            "image_size": image.image_size,
-            "mean": list(image.mean),
-            "std": list(image.std),
-            "interpolation": image.interpolation,
-            "resize_mode": image.resize_mode,
-        },
+        "preprocessing": {name: getattr(config.model.image, name) for name in shown},
         "activation": config.model.activation,
     }
 
@@ -174,7 +170,7 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
 
     Of a run at an address (gs://, s3://) that is a copy in the user's cache folder.
     """
-    if storage.is_address(path):
+    if is_address(path):
         return _find_stored(str(path).rstrip("/"))
     path = pathlib.Path(path).absolute()
     if not path.is_dir():
@@ -253,11 +249,11 @@ def read(path: str | pathlib.Path) -> Saved:
             )
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"{directory}: the state cannot be read ({_first_line(error)}).") from None
-    step = int(directory.name) if directory.name.isdigit() else 0
+    named = int(directory.name) if directory.name.isdigit() else None  # which older ones are known by
     params = jax.tree.map(lambda leaf: leaf.astype(np.float32, copy=False), found["params"])  # some may be bfloat16
     if metadata["format_version"] == 1:
         params = unflatten(stack_layers(unstack_layers(flatten(params))))
-    return Saved(directory, step, metadata, config, params, found.get("batch_stats") or {})
+    return Saved(directory, metadata.get("step", named), metadata, config, params, found.get("batch_stats") or {})
 
 
 def _read_metadata(directory: pathlib.Path) -> dict:
@@ -276,6 +272,8 @@ def _check_version(metadata: dict, directory) -> None:
         raise UserError(
             f"{directory}: format_version {version!r}, expected {FORMAT_VERSION}. Use the version that wrote it."
         )
+    if not isinstance(step := metadata.get("step"), int | None):
+        raise UserError(f"{directory}: step {step!r} in its metadata, a whole number expected. It is damaged.")
 
 
 def present(state: Any) -> dict:

@@ -1,9 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Where results go, and files that are there whole or not at all."""
 
 import contextlib
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from clipjax.errors import UserError
 
@@ -31,6 +32,28 @@ def replace_text(path: pathlib.Path, text: str) -> None:
     """Write a text as `replacing` does, in UTF-8 and `plain`."""
     with replacing(path) as temporary:
         temporary.write_text(plain(text), encoding="utf-8")
+
+
+def is_address(path: Any) -> bool:
+    """Whether this is an address such as gs://bucket/name and no local path."""
+    return "://" in str(path)
+
+
+def local_path(path: Any) -> pathlib.Path:
+    """Where results are to be written. Raises UserError for an address."""
+    if is_address(path):
+        raise UserError(f"{path}: an address, but results are written to local folders. Name one, and copy it there.")
+    return pathlib.Path(path)
+
+
+def make_folder(path: Any) -> pathlib.Path:
+    """The folder, made if it is absent. Raises UserError where it cannot be made, and for an address."""
+    path = local_path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made a folder ({error.strerror}). Give another place.") from error
+    return path
 
 
 def plain(text: str) -> str:

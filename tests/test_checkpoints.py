@@ -71,7 +71,7 @@ def test_reading_gives_parameters_and_metadata_alone(config, state, saved):
     assert found.step == 3 and found.config == config
     assert equal(found.params, jax.device_get(state.params))
     assert found.metadata["format_version"] == 2
-    assert set(found.metadata) == {"format_version", "config", "tokenizer", "preprocessing", "activation"}
+    assert set(found.metadata) == {"format_version", "step", "config", "tokenizer", "preprocessing", "activation"}
 
 
 def test_a_checkpoint_can_be_moved_and_read_alone(saved, tmp_path):
@@ -160,6 +160,13 @@ def test_a_model_that_cannot_be_written_is_one_line_and_leaves_nothing(config, s
     with pytest.raises(UserError, match=r"new: .*cannot be written .*No space left on device"):
         checkpoints.write(tmp_path / "new", config, jax.device_get(state.params), {})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_alone_has_no_step_whatever_it_is_called(config, state, tmp_path):
+    checkpoints.write(tmp_path / "2024", config, jax.device_get(state.params), {})
+    assert checkpoints.read(tmp_path / "2024").step is None
+    with pytest.raises(UserError, match="gs://bucket/out: an address"):
+        checkpoints.write("gs://bucket/out", config, jax.device_get(state.params), {})
 
 
 def test_a_full_disk_is_one_line_that_says_so(config, state, tmp_path, monkeypatch):

@@ -72,6 +72,8 @@ def config(tmp_path):
         (["plan", "--config=CONFIG", "--topology=cpu:2", "--config.mesh.tensor=2"], "heads: 1 does not divide by mesh"),
         (["plan", "--config=CONFIG", "--topology=cpu:2", "--config.micro_batch_size=3"], "micro_batch_size: 3"),
         (["prepare", "imagenet", "--out=O"], "invalid choice: 'imagenet'"),
+        (["prepare", "demo", "--out=O", "--seed=-1"], "--seed: '-1' should be a whole number of at least 0"),
+        (["prepare", "demo", "--out=gs://B/O"], "gs://B/O: an address, but results are written to local folders"),
         (["evaluate", "--config.seed=1", "--checkpoint=C", "--data=D", "--out=O"], "--config.seed=1: not an option"),
     ],
 )

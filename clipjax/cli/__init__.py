@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("prepare", _prepare, "clipjax prepare demo --out=runs/demo/data")
     command.add_argument("name", choices=["demo"], help="the data set to make")
     command.add_argument("--out", required=True, help="the folder to write")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=arguments.whole, default=0)
 
     command = add("inspect", _inspect, "clipjax inspect --config=configs/flickr8k.py --config.data.train='D/*.tar'")
     arguments.config_arguments(command)

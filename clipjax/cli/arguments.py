@@ -15,8 +15,13 @@ class Parser(argparse.ArgumentParser):
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number of at least 1")
+    return whole(text, 1)
+
+
+def whole(text: str, least: int = 0) -> int:
+    """A whole number of at least `least`."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number of at least {least}")
     return int(text)
 
 

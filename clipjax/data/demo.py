@@ -13,6 +13,7 @@ import numpy as np
 
 from clipjax.data.demo_shapes import COLORS, SHAPES, Scene, captions, draw, full_caption, random_scene
 from clipjax.errors import UserError
+from clipjax.files import local_path
 from clipjax.progress import say
 
 COMBINATIONS = [(color, shape) for color in COLORS for shape in SHAPES]  # the classes of the zero-shot test
@@ -33,7 +34,7 @@ def prepare_demo(out: str | os.PathLike, *, seed: int = 0, pairs: int = 8000, te
     The same arguments give the same bytes. The folder appears whole or not at all; a complete one is kept.
     Raises UserError if `out` holds anything else or cannot be written.
     """
-    out = Path(out).absolute()
+    out = local_path(out).absolute()
     wanted = {"format": _FORMAT, "seed": seed, "pairs": pairs, "tests": tests}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         return _existing(out, wanted)

@@ -23,11 +23,6 @@ class Remote(NamedTuple):
     version: str
 
 
-def is_address(path: Any) -> bool:
-    """Whether this is an address such as gs://bucket/name and no local path."""
-    return "://" in str(path)
-
-
 def file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system of an address, and the path in it.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import Dataset, Sample
-from clipjax.files import replacing
+from clipjax.files import make_folder, replacing
 from clipjax.images.decode import ImageError, decode
 from clipjax.progress import Meter, track
 
@@ -199,7 +199,7 @@ def _save(cache: Path | None, key: str, known: dict) -> None:
     """Write the file whole or not at all."""
     if cache is None:
         return
-    cache.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(cache.parent)
     about = json.dumps({"key": key, "missing": known["missing"]}).encode()
     arrays = {name: known[name] for name in ("images", "texts", "samples")}
     with replacing(cache) as temporary, open(temporary, "wb") as file:

@@ -22,11 +22,11 @@ import numpy as np
 from clipjax.config import DataConfig
 from clipjax.data.sources import RecordError, Source, open_source
 from clipjax.data.sources.patterns import split_commas
-from clipjax.data.storage import is_address, look_up
+from clipjax.data.storage import look_up
 from clipjax.errors import UserError
 from clipjax.evaluation import stored
 from clipjax.evaluation.embed import ahead, caption_rows, check_finite, pixels_of
-from clipjax.files import plain, replace_text
+from clipjax.files import is_address, local_path, make_folder, plain, replace_text
 from clipjax.progress import Meter, say
 
 if TYPE_CHECKING:
@@ -225,19 +225,16 @@ def _prepare(folder: Path, job: dict) -> None:
         say(f"{folder}: its parts are of another checkpoint, other data or other options; starting anew")
         shutil.rmtree(folder)
     if not folder.is_dir():
-        folder.mkdir()
+        make_folder(folder)
         replace_text(about, wanted)
 
 
 def _place(out: str | Path) -> Path:
     """The path to write, its folder made. Raises UserError where another file would be lost."""
-    out = stored.checked(out)
+    out = stored.checked(local_path(out))
     if out.exists() and stored.about(out) is None:
         raise UserError(f"out: {out} is there and no file of embeddings. Give another name or remove it.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out: {out.parent} cannot be made a folder ({error.strerror}). Give another place.") from error
+    make_folder(out.parent)
     return out
 
 

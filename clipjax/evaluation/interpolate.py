@@ -14,8 +14,8 @@ import numpy as np
 from clipjax.config import differences
 from clipjax.errors import UserError
 from clipjax.evaluation.report.interpolation import page
-from clipjax.evaluation.suite import evaluate_live, folder
-from clipjax.files import replace_text
+from clipjax.evaluation.suite import evaluate_live
+from clipjax.files import make_folder, replace_text
 from clipjax.progress import say
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def interpolate(
     record: `zero`, `fine`, `created`, `results` (rows as in an evaluation's report, each with its `alpha`). Raises
     UserError for models that differ in more than their numbers and for an alpha outside of [0, 1].
     """
-    alphas, out = _checked(alphas), folder(out)  # what is wrong shows before anything is embedded
+    alphas, out = _checked(alphas), make_folder(out)  # what is wrong shows before anything is embedded
     rows = []
     for alpha, bundle in mixtures(zero, fine, alphas):
         say(f"alpha {alpha:g}")

@@ -12,7 +12,7 @@ from clipjax.evaluation import stored
 from clipjax.evaluation.export import loaded, open_pictures
 from clipjax.evaluation.metrics import nearest
 from clipjax.evaluation.report.found import page
-from clipjax.files import replace_text
+from clipjax.files import local_path, make_folder, replace_text
 from clipjax.progress import say
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def search(
         raise UserError("search: nothing is asked. Give a text or a picture.")
     if count < 1:
         raise UserError(f"search: count={count} should be 1 or more.")
+    if out is not None:
+        make_folder(local_path(out).parent)
     file = stored.read(embeddings)
     bundle = loaded(bundle_or_path, activation)
     _check_same(file.about, embeddings, bundle)
@@ -64,7 +66,7 @@ def search(
         keys, scores = [file.keys[place] for place in near], file.images[near] @ row
         found.append(Found(query, by_picture, keys, scores.tolist(), file.index[near].tolist()))
     if out is not None:
-        _write(Path(out), page(found, file.about, _reader(file.about, data)))
+        replace_text(Path(out), page(found, file.about, _reader(file.about, data)))
     return found
 
 
@@ -91,11 +93,3 @@ def _reader(about: dict, data: Sequence[str]) -> Callable[[int, str], bytes]:
         return record.image
 
     return read
-
-
-def _write(out: Path, text: str) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out: {out.parent} cannot be made a folder ({error.strerror}). Give another place.") from error
-    replace_text(out, text)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipjax import weights
-from clipjax.errors import UserError
 from clipjax.evaluation.datasets import Dataset, open_datasets
 from clipjax.evaluation.embed import Embeddings, embed
 from clipjax.evaluation.protocols import retrieval, zeroshot
 from clipjax.evaluation.report.page import page
 from clipjax.evaluation.report.record import Scored, record
 from clipjax.evaluation.results import Result
-from clipjax.files import replace_text
+from clipjax.files import local_path, make_folder, replace_text
 
 if TYPE_CHECKING:
     from clipjax.bundle import Bundle
@@ -39,7 +38,8 @@ def evaluate(
     `activation` is that of `clipjax.load`. Raises UserError for a path that is no checkpoint and for data that cannot
     be scored.
     """
-    datasets, out = open_datasets(data), folder(out)
+    datasets, kept = open_datasets(data), make_folder(local_path(out) / "embeddings")
+    out = kept.parent
     bundle = bundle_or_path
     if isinstance(bundle_or_path, str | Path):
         from clipjax.bundle import load
@@ -47,7 +47,7 @@ def evaluate(
         bundle = load(bundle_or_path, activation=activation)
         if curves is None and not weights.is_foreign(bundle_or_path):
             curves = _curves(Path(bundle_or_path))
-    scored = [_scored(bundle, dataset, batch_size, _cache(out, dataset)) for dataset in datasets]
+    scored = [_scored(bundle, dataset, batch_size, _cache(kept, dataset)) for dataset in datasets]
     _write(bundle, scored, out, curves or [])
     return [result for part in scored for result in part.results]
 
@@ -64,17 +64,8 @@ def evaluate_live(
     """`evaluate` for a model in training: nothing is kept for a next time, and only a host with `write` writes."""
     scored = [_scored(bundle, dataset, batch_size, None) for dataset in open_datasets(data)]
     if write:
-        _write(bundle, scored, folder(out), curves or [])
+        _write(bundle, scored, make_folder(out), curves or [])
     return [result for part in scored for result in part.results]
-
-
-def folder(out: str | Path) -> Path:
-    """The folder, made if it is absent."""
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out: {out} cannot be made a folder ({error.strerror}). Give another place.") from error
-    return Path(out)
 
 
 def _scored(bundle: "Bundle", dataset: Dataset, batch_size: int, cache: Path | None) -> Scored:
@@ -84,8 +75,8 @@ def _scored(bundle: "Bundle", dataset: Dataset, batch_size: int, cache: Path | N
     return Scored(dataset, embeddings, score(dataset, embeddings, found), found)
 
 
-def _cache(out: Path, dataset: Dataset) -> Path:
-    return out / "embeddings" / f"{dataset.name.strip('/').replace('/', '-')}.npz"
+def _cache(folder: Path, dataset: Dataset) -> Path:
+    return folder / f"{dataset.name.strip('/').replace('/', '-')}.npz"
 
 
 def _write(bundle: "Bundle", scored: list[Scored], out: Path, curves: list[dict]) -> None:

@@ -49,6 +49,16 @@ def examine(config: Config, place: Topology, seconds: float = SECONDS) -> dict[s
     return answer
 
 
+def devices_here() -> int:
+    """JAX devices of this machine, counted in a process of its own, which gives their memory back."""
+    code = "import jax; print(jax.device_count())"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=_environment(machine("here")), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"topology: the devices here cannot be counted ({done.stderr.strip().splitlines()[-1]}).")
+    return int(done.stdout.split()[-1])
+
+
 def _environment(place: Topology) -> dict[str, str]:
     """Of the child: no other devices than those it plans for, and libtpu may be loaded by several at once."""
     if place.platform == "here":
@@ -94,6 +104,8 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
     check_platform(config.remat, devices[0].platform)
     judge_devices(config, len(devices))
     mesh, optimizer, length = make_mesh(config.mesh, devices), make_optimizer(config), config.model.text.context_length
+    if (limit := place.chip.memory if place.chip else device_limit(mesh)) is None:
+        raise UserError("topology: the devices here do not say how much memory they have, so nothing can be planned.")
     state, batch = step_arguments(config, optimizer, mesh, length)
     traced = trace_step(config, optimizer, mesh, length)
     jaxpr, count, platform = traced.jaxpr.jaxpr, len(devices), devices[0].platform
@@ -103,7 +115,7 @@ def _look(config: Config, place: Topology) -> dict[str, Any]:
         "judged": platform == "tpu",
         "devices_per_chip": place.chip.devices if place.chip else 1,
         "sizes": dict(mesh.shape),
-        "limit": place.chip.memory if place.chip else device_limit(mesh),
+        "limit": limit,
         "state": shard_bytes(state),
         "moments": shard_bytes(state.opt_state),
         "batch": shard_bytes(batch),

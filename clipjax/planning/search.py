@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from clipjax.config import Config, resolve
+from clipjax.config import Config, judge_devices, resolve
 from clipjax.errors import UserError
-from clipjax.planning.candidate import SECONDS, examine
+from clipjax.planning.candidate import SECONDS, devices_here, examine
 from clipjax.planning.plan import Plan, check
 from clipjax.planning.topology import Topology, machine
 from clipjax.progress import say
@@ -26,9 +26,11 @@ def search(config: Any, topology: str, *, seconds: float = SECONDS) -> Plan:
     """
     config = config if isinstance(config, Config) else resolve(config)
     place = machine(topology)
+    devices = devices_here() if place.devices is None else place.devices
     check(_with(config, "none", 1, 1), place)
+    judge_devices(_with(config, "none", 1, 1), devices * config.mesh.num_slices)
     attempts = _Attempts(place, seconds)
-    for first, *others in levels(config, place):
+    for first, *others in levels(config, place, devices):
         before = len(attempts.fitting)
         if not attempts.time_is_left():
             break
@@ -82,15 +84,18 @@ def best(plans: list[Plan]) -> Plan:
     return min(plans, key=lambda plan: plan.bytes_per_chip["total"])
 
 
-def levels(config: Config, place: Topology) -> Iterator[list[Config]]:
-    """Lists of candidates that compute the same, cheapest first; in each the least memory first."""
+def levels(config: Config, place: Topology, devices: int) -> Iterator[list[Config]]:
+    """Lists of candidates that compute the same, cheapest first; in each the least memory first.
+
+    `devices` are those of one slice.
+    """
     cost = {"none": 1.0, "dots": 1.05, "block": 1.3}
     order = sorted(
         ((remat, parts) for remat in _REMATS for parts in _PARTS),
         key=lambda pair: cost[pair[0]] + (0 if pair[1] == 1 else 0.33 + 0.01 * pair[1]),
     )
     for remat, parts in order:
-        made = [_with(config, remat, parts, fsdp) for fsdp in _fsdp_sizes(config, place)]
+        made = [_with(config, remat, parts, fsdp) for fsdp in _fsdp_sizes(config, place, devices)]
         if kept := [item for item in made if item is not None]:
             yield kept
 
@@ -109,9 +114,9 @@ def _with(config: Config, remat: str, parts: int, fsdp: int) -> Config | None:
     return None if changed.mistakes() or config.batch_size % parts else changed
 
 
-def _fsdp_sizes(config: Config, place: Topology) -> list[int]:
+def _fsdp_sizes(config: Config, place: Topology, devices: int) -> list[int]:
     """All devices, one side of the torus, and no division of the state."""
-    total = (place.devices or 1) // config.mesh.tensor  # of one slice: fsdp stays inside
+    total = devices // config.mesh.tensor  # of one slice: fsdp stays inside
     side = max(place.shape, default=1)
     return sorted({size for size in (total, side, 1) if total % size == 0}, reverse=True)
 

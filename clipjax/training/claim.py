@@ -45,13 +45,3 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
     """Write config.json. Raises UserError where that cannot be."""
     if jax.process_index() == 0:
         replace_text(workdir / "config.json", as_json(config) + "\n")
-
-
-def make_folder(workdir: pathlib.Path) -> None:
-    """The folder of a run, on the first host. Raises UserError where it cannot be made."""
-    if jax.process_index() != 0:
-        return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror}).") from None

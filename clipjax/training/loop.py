@@ -14,16 +14,16 @@ from clipjax.bundle import Bundle, merge
 from clipjax.config import Config, judge_devices, resolve
 from clipjax.config.stages import stage_ends
 from clipjax.data.pipeline import batches
-from clipjax.data.storage import is_address
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import open_datasets
 from clipjax.evaluation.suite import evaluate_live
+from clipjax.files import is_address, make_folder
 from clipjax.models import remat
 from clipjax.parallel import precision
 from clipjax.parallel.mesh import local_rows, make_mesh
 from clipjax.parallel.runtime import keep_freed_memory
 from clipjax.progress import Meter, say
-from clipjax.training.claim import check_claim, claim, make_folder
+from clipjax.training.claim import check_claim, claim
 from clipjax.training.feed import Feed
 from clipjax.training.freeze import split
 from clipjax.training.guard import before_and_after
@@ -57,7 +57,8 @@ def train(config: Any, workdir: str | os.PathLike) -> Bundle:
     stored = StoredRun(str(workdir)) if is_address(workdir) else None
     folder = stored.folder if stored else pathlib.Path(workdir).absolute()
     check_claim(folder, config)
-    make_folder(folder)
+    if jax.process_index() == 0:
+        make_folder(folder)
     return _Run(config, folder, stored).finish()
 
 
@@ -92,7 +93,7 @@ class _Run:
             program.result()
         for begin in stage_ends(config.stages, config.total_steps):  # what cannot fit is said now, not after days
             if self.first_step < begin < config.total_steps:
-                self.program(begin, config.at(begin).model.text.context_length)
+                self.program(begin, min(self.feed.length, config.at(begin).model.text.context_length))
         claim(workdir, config)
         keep_freed_memory()
         self.bad_in_a_row = 0

@@ -122,7 +122,7 @@ class StoredCheckpoints:
     def _store(self, step: int, state: Any, score: float | None) -> None:
         with tempfile.TemporaryDirectory(dir=self._run.folder.parent) as folder:
             directory = pathlib.Path(folder, str(step))
-            _write(directory, self._config, state)
+            _write(directory, self._config, step, state)
             if score is not None:
                 (directory / "metrics").mkdir()
                 (directory / "metrics/metrics").write_text(json.dumps({"score": score}))
@@ -163,11 +163,11 @@ def _gather(leaf: jax.Array) -> np.ndarray | None:
     return np.array(leaf.addressable_data(0) if leaf.is_fully_replicated else leaf)
 
 
-def _write(directory: pathlib.Path, config: Config, state: Any) -> None:
+def _write(directory: pathlib.Path, config: Config, step: int, state: Any) -> None:
     """A checkpoint of host arrays, written by this process alone, in the form that `checkpoints` reads."""
     import orbax.checkpoint as ocp
 
-    made = ocp.args.JsonSave(checkpoints.make_metadata(config))
+    made = ocp.args.JsonSave(checkpoints.make_metadata(config, step))
     with _alone(ocp) as writer:
         writer.save(directory, ocp.args.Composite(metadata=made, state=ocp.args.PyTreeSave(checkpoints.present(state))))
 

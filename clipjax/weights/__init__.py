@@ -14,6 +14,7 @@ import numpy as np
 
 from clipjax.config import ModelConfig, TextConfig
 from clipjax.errors import UserError
+from clipjax.files import local_path
 from clipjax.progress import say
 
 FORMATS = ("openai", "open_clip", "huggingface", "flax")
@@ -87,7 +88,7 @@ def write(format: str, destination: str | os.PathLike, weights: Weights) -> None
         say(f"{format} holds no logit_bias: it is left out, which changes no feature, similarity or class")
         kept = {path: array for path, array in weights.arrays.items() if path != "logit_bias"}
         weights = weights._replace(arrays=kept)
-    path = pathlib.Path(destination).absolute()
+    path = local_path(destination).absolute()
     if path.exists() and not (path.is_dir() and format != "openai" and not any(path.iterdir())):
         raise UserError(f"{destination}: is there already. Give a new name.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -18,10 +18,11 @@ _DESCRIPTIONS = (
     "tokenizer_config.json",
 )
 # The first set of which the repository has something is all that is fetched: many hold the same weights three times.
+# open_clip's come first: beside them, model.safetensors may be timm's image tower alone.
 _WEIGHTS = (
-    ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     ("open_clip_model.safetensors",),
     ("open_clip_pytorch_model.*",),
+    ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
     ("flax_model.msgpack", "flax_model-*.msgpack", "flax_model.msgpack.index.json"),
 )

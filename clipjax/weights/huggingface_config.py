@@ -96,6 +96,11 @@ def write_config(model: ModelConfig) -> dict[str, Any]:
         )
     if model.text.end_token == _LEGACY_END:
         raise UserError(f"huggingface: end_token={_LEGACY_END} means another thing to transformers.")
+    if model.text.end_token != text.END == end_token(model.text.vocab_size):
+        raise UserError(
+            f"huggingface: end_token={model.text.end_token} ends no text of the tokenizer that is written, {text.END} "
+            "does. Write open_clip."
+        )
     towers = dict(hidden_act=model.activation, layer_norm_eps=1e-5, attention_dropout=0.0)
     towers |= dict(projection_dim=model.embed_dim, initializer_factor=1.0, initializer_range=0.02)
     return {

@@ -92,8 +92,13 @@ def test_data_is_judged_before_the_checkpoint_is_loaded(tmp_path):
 
 def test_an_output_that_is_a_file_is_refused_before_any_work(bundle, zeroshot_folder, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(UserError, match="out: .*cannot be made a folder"):
-        evaluate(bundle, zeroshot_folder, tmp_path / "out")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "embeddings").write_text("mine")
+    for out in ("out", "there"):
+        with pytest.raises(UserError, match=f"{out}/embeddings: cannot be made a folder"):
+            evaluate(bundle, zeroshot_folder, tmp_path / out)
+    with pytest.raises(UserError, match="gs://bucket/out: an address, but results are written to local folders"):
+        evaluate(bundle, zeroshot_folder, "gs://bucket/out")
     assert bundle.embedded == []
 
 

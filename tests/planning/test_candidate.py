@@ -8,6 +8,7 @@ from clipjax.config import resolve
 from clipjax.errors import UserError
 from clipjax.planning import candidate
 from clipjax.planning.topology import machine
+from clipjax.training import memory
 
 
 def test_the_process_sees_the_devices_that_it_plans_for_and_no_others(monkeypatch):
@@ -18,6 +19,21 @@ def test_the_process_sees_the_devices_that_it_plans_for_and_no_others(monkeypatc
     tpu = candidate._environment(machine("v5e:4x4"))
     assert tpu["ALLOW_MULTIPLE_LIBTPU_LOAD"] == "1" and tpu["JAX_PLATFORMS"] == "cpu"
     assert candidate._environment(machine("here"))["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+
+
+def test_the_devices_here_are_those_that_jax_has_there(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
+    assert candidate.devices_here() == 3
+    monkeypatch.setenv("JAX_PLATFORMS", "none")
+    with pytest.raises(UserError, match="topology: the devices here cannot be counted .*none"):
+        candidate.devices_here()
+
+
+def test_devices_that_tell_no_limit_are_named(tiny, monkeypatch):
+    monkeypatch.setattr(memory, "device_limit", lambda mesh: None)
+    with pytest.raises(UserError, match="the devices here do not say how much memory they have"):
+        candidate._look(resolve(tiny), machine("here"))
 
 
 def test_what_takes_too_long_is_said(tiny):

@@ -34,7 +34,7 @@ def examined(monkeypatch, found, too_large):
 
 
 def test_levels_begin_with_what_computes_least_and_each_with_what_needs_least_memory():
-    made = list(levels(CONFIG, PLACE))
+    made = list(levels(CONFIG, PLACE, 16))
     assert [item.mesh.fsdp for item in made[0]] == [16, 1]
     assert made[0][0].remat == "none" and made[0][0].micro_batch_size is None
     assert all(level[0].remat == item.remat for level in made for item in level)
@@ -75,6 +75,16 @@ def test_the_best_takes_the_least_time(found, too_large):
 
     fast, slow = made(network=2.0), made(network=9.0)
     assert best([slow, fast, Plan(CONFIG, "cpu:16", too_large)]) is fast
+
+
+def test_the_devices_of_this_machine_are_counted(examined, monkeypatch):
+    seen = examined(lambda config: 1.0)
+    monkeypatch.setattr(search_room, "devices_here", lambda: 4)
+    search(CONFIG, "here")
+    assert {config.mesh.fsdp for config in seen} == {4, 1}
+    config = dataclasses.replace(CONFIG, mesh=MeshConfig(tensor=3))
+    with pytest.raises(UserError, match="tensor=3 does not divide the 4 devices here"):
+        search(config, "here")
 
 
 def test_a_batch_that_no_mesh_divides_is_said(tiny):

@@ -60,6 +60,8 @@ def test_a_model_is_fetched_and_read(online):
     "files, fetched",
     [
         (("model-00001-of-00002.safetensors", "model.safetensors.index.json"), True),
+        # as timm's repositories of open_clip's weights: model.safetensors is an image tower there
+        (("open_clip_config.json", "open_clip_model.safetensors", "model.safetensors"), False),
         (("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"), False),
         (("open_clip_config.json", "open_clip_pytorch_model.bin", "pytorch_model.bin"), False),
         (("pytorch_model.bin", "flax_model.msgpack", "tf_model.h5"), False),
@@ -77,7 +79,7 @@ def test_one_set_of_weights_is_fetched_and_nothing_that_is_not_read(files, fetch
 def test_a_repository_without_weights_is_refused(online):
     _put(online, "config.json", "tf_model.h5")
     with pytest.raises(
-        UserError, match="hf:owner/name: has no weights that can be read .looked for model.safetensors,"
+        UserError, match="hf:owner/name: has no weights that can be read .looked for open_clip_model.safetensors,"
     ):
         hub.fetch("hf:owner/name")
 

@@ -95,6 +95,9 @@ def test_a_resnet_cannot_be_written():
 
 
 def test_an_end_that_transformers_takes_for_another_is_not_written():
+    text = dataclasses.replace(SMALL.text, vocab_size=49408, end_token=5)
+    with pytest.raises(UserError, match="end_token=5 ends no text of the tokenizer that is written, 49407 does"):
+        write_config(dataclasses.replace(SMALL, text=text))
     with pytest.raises(UserError, match="end_token=2 means another thing"):
         write_config(dataclasses.replace(SMALL, text=dataclasses.replace(SMALL.text, end_token=2)))
 

@@ -136,6 +136,11 @@ def test_nothing_is_left_half_written(tmp_path, foreign, monkeypatch, format, mo
     assert not list(tmp_path.iterdir())
 
 
+def test_an_address_is_refused(foreign):
+    with pytest.raises(UserError, match="s3://bucket/out: an address"):
+        weights.write("openai", "s3://bucket/out", foreign("vit"))
+
+
 def test_an_unknown_format_is_refused(tmp_path, foreign):
     with pytest.raises(
         UserError, match="format: 'tensorflow' found, one of openai, open_clip, huggingface, flax, .* expected"

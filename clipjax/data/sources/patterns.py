@@ -9,6 +9,7 @@ from pathlib import Path
 from clipjax.data import storage
 from clipjax.data.sources.record import IMAGE_EXTENSIONS
 from clipjax.errors import UserError
+from clipjax.files import is_address
 
 _FORMS = {  # form to what its files are called; a file called otherwise is taken for a tar, whose reader then judges it
     "tar": r"\.tar$",
@@ -59,7 +60,7 @@ def expand_braces(text: str) -> list[str]:
 
 
 def _matches(pattern: str, pictures: bool) -> list[tuple[str, str]]:
-    if storage.is_address(pattern):
+    if is_address(pattern):
         return _remote_matches(pattern)
     if os.path.exists(pattern):
         return _files(pattern, pictures)
