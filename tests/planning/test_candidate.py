@@ -31,6 +31,7 @@ def test_the_devices_here_are_those_that_jax_has_there(monkeypatch):
 
 
 def test_devices_that_tell_no_limit_are_named(tiny, monkeypatch):
+    tiny.mesh.data = -1
     monkeypatch.setattr(memory, "device_limit", lambda mesh: None)
     with pytest.raises(UserError, match="the devices here do not say how much memory they have"):
         candidate._look(resolve(tiny), machine("here"))
