@@ -31,7 +31,6 @@ from clipjax.weights.program import encoders
 FORMATS = ("orbax", *weights.FORMATS, *weights.PROGRAMS)
 DEFAULT_TEMPLATES = ("a photo of a {c}.",)
 _BATCH = 64  # most rows a device at a time; fewer are padded to a power of two, so that few programs serve every length
-
 _TEXTS = 16  # the same of texts: fewer, so that each batch is cut closer
 
 
@@ -107,15 +106,16 @@ class Bundle:
         A class is a name or a list of names; templates hold `{c}` where the name goes. Raises UserError for a template
         without it.
         """
-        templates = list(templates or DEFAULT_TEMPLATES)
-        for template in templates:
-            if "{c}" not in template:
-                raise UserError(f"template {template!r}: has no {{c}}, where the class name goes.")
+        templates = [templates] if isinstance(templates, str) else list(templates or DEFAULT_TEMPLATES)
+        if bad := [template for template in templates if "{c}" not in template]:
+            raise UserError(f"template {bad[0]!r}: has no {{c}}, where the class name goes.")
+        class_names = [class_names] if isinstance(class_names, str) else class_names
         names = [[item] if isinstance(item, str) else list(item) for item in class_names]
+        if not names or not all(names):
+            raise UserError(f"class_names: {class_names!r} should be a name or a list of names for each class.")
         prompts = [template.replace("{c}", name) for group in names for name in group for template in templates]
-        rows = self.encode_text(prompts) if prompts else np.zeros((0, self.config.model.embed_dim), np.float32)
         ends = np.cumsum([len(group) * len(templates) for group in names])
-        means = np.stack([part.mean(axis=0) for part in np.split(rows, ends[:-1])]) if names else rows
+        means = np.stack([part.mean(axis=0) for part in np.split(self.encode_text(prompts), ends[:-1])])
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
     def classify(self, pictures, class_names: Sequence, templates: Sequence[str] | None = None) -> np.ndarray:
@@ -151,6 +151,8 @@ class Bundle:
         Raises UserError for an unknown format, for a model that the format cannot hold, and where something stands at
         `destination` already.
         """
+        if format not in FORMATS:
+            raise UserError(f"format: {format!r} found, one of {', '.join(FORMATS)} expected.")
         if format == "orbax":
             params, stats = halves(self.config, self.weights().arrays)
             checkpoints.write(destination, self.config, params, stats)

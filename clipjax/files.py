@@ -40,7 +40,9 @@ def is_address(path: Any) -> bool:
 
 
 def local_path(path: Any) -> pathlib.Path:
-    """Where results are to be written. Raises UserError for an address."""
+    """Where results are to be written. Raises UserError for an address and for an empty name."""
+    if not str(path):
+        raise UserError("an empty name says where results go. Give a folder; is a variable of the shell not set?")
     if is_address(path):
         raise UserError(f"{path}: an address, but results are written to local folders. Name one, and copy it there.")
     return pathlib.Path(path)

@@ -241,6 +241,14 @@ def test_nothing_is_overwritten(saved, bundle):
             bundle.save(path, format)
 
 
+def test_one_name_is_one_class_and_a_class_without_a_name_is_refused(bundle):
+    whole = bundle.class_embeddings(["dog"], ["a {c}"])
+    np.testing.assert_array_equal(bundle.class_embeddings("dog", "a {c}"), whole)
+    for names in ([], ["dog", []]):
+        with pytest.raises(UserError, match="class_names: .* should be a name or a list of names for each class"):
+            bundle.class_embeddings(names)
+
+
 def test_an_unknown_format_is_refused_with_those_there_are(bundle, tmp_path):
-    with pytest.raises(UserError, match="'keras' found, one of .*huggingface"):
+    with pytest.raises(UserError, match="'keras' found, one of orbax, .*huggingface"):
         bundle.save(tmp_path / "x", "keras")

@@ -44,4 +44,6 @@ def test_results_are_not_written_to_a_folder_that_is_called_like_an_address(plac
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="gs://bucket/out: an address"):
         place("gs://bucket/out")
+    with pytest.raises(UserError, match="an empty name says where results go"):
+        place("")
     assert not list(tmp_path.iterdir())

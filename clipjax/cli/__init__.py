@@ -93,8 +93,11 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         args, rest = parser.parse_known_args(argv)
         args.overrides = [item for item in rest if item.startswith("--config.")]
         surplus = [item for item in rest if item not in args.overrides or not hasattr(args, "config")]
+        if surplus and (bare := next((item for item in args.overrides if "=" not in item), None)):
+            raise UserError(f"{bare}: its value should follow after an equals sign: {bare}={surplus[0]}.")
         if surplus:
-            raise UserError(f"{surplus[0]}: not an option of this command. See {parser.prog} --help.")
+            named = f"{parser.prog} {getattr(args, 'command', '')}".strip()
+            raise UserError(f"{surplus[0]}: not an option of this command. See {named} --help.")
         return args.function(args) or 0
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

@@ -29,7 +29,7 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
     """`--config=FILE`, and `--config.KEY=VALUE` for whatever the file sets otherwise."""
     parser.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
     parser.add_argument(
-        "--config.KEY", dest="_", metavar="VALUE", help="override one key, such as --config.batch_size=64"
+        "--config.KEY=VALUE", dest="_", action="store_true", help="override one key, such as --config.batch_size=64"
     )
     parser.set_defaults(function_takes_overrides=True)
 

@@ -87,7 +87,7 @@ def open_datasets(data: str | Path | Sequence[str | Path]) -> list[Dataset]:
     Raises UserError for a folder that is absent, of no known layout, incomplete or given twice.
     """
     paths = [data] if isinstance(data, str | Path) else list(data)
-    if not paths:
+    if not paths or "" in paths:
         raise UserError("data: no folder was given to evaluate on. Give at least one.")
     folders = [Path(path).expanduser().resolve() for path in paths]
     for folder, times in Counter(folders).items():

@@ -17,7 +17,7 @@ from clipjax.data.pipeline import batches
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import open_datasets
 from clipjax.evaluation.suite import evaluate_live
-from clipjax.files import is_address, make_folder
+from clipjax.files import is_address, local_path, make_folder
 from clipjax.models import remat
 from clipjax.parallel import precision
 from clipjax.parallel.mesh import local_rows, make_mesh
@@ -55,10 +55,10 @@ def train(config: Any, workdir: str | os.PathLike) -> Bundle:
     precision.check_platform(config, jax.default_backend())
     check_start(config)
     stored = StoredRun(str(workdir)) if is_address(workdir) else None
-    folder = stored.folder if stored else pathlib.Path(workdir).absolute()
+    folder = stored.folder if stored else local_path(workdir).absolute()
     check_claim(folder, config)
     if jax.process_index() == 0:
-        make_folder(folder)
+        make_folder(folder / "checkpoints")
     return _Run(config, folder, stored).finish()
 
 
@@ -160,8 +160,9 @@ class _Run:
                         self.save(step)
                         raise
                     self.state, metrics = program(self.state, batch)
+                    ended = time.monotonic() if metrics["loss"].is_ready() else None  # as on a CPU
                     # The step before is read while this one runs, so that the device never waits for the host.
-                    pending, ready = (step + 1, metrics, began, waited, length), pending
+                    pending, ready = (step + 1, metrics, began, waited, length, ended), pending
                     self.settle(ready, meter)
                     if self.due(step + 1):
                         pending = self.settle(pending, meter)
@@ -183,9 +184,9 @@ class _Run:
         """Wait for a step's metrics, write them, and stop the run if too many steps in a row were not finite."""
         if pending is None:
             return None
-        step, metrics, began, waited, length = pending
+        step, metrics, began, waited, length, ended = pending
         metrics = jax.device_get(metrics)
-        now = time.monotonic()
+        now = ended or time.monotonic()
         seconds = now - max(began, getattr(self, "settled", began))
         self.settled = now
         gradient_finite = metrics.pop("gradient_finite")
@@ -215,7 +216,7 @@ class _Run:
         if self.bad_in_a_row >= self.config.max_skipped_steps:
             raise UserError(
                 f"step {step:,}: {self.bad_in_a_row} steps in a row were not finite, first {first} (loss {loss:.4g}). "
-                "Lower optimizer.learning_rate, set optimizer.clip_norm, look at the data; the last checkpoint is good."
+                "Lower optimizer.learning_rate, set optimizer.clip_norm, look at the data. Older checkpoints are kept."
             )
 
     def due(self, step: int) -> bool:

@@ -4,6 +4,7 @@ A format's module has `read(path, activation) -> Weights` and `write(path, weigh
 at `path`. No reader executes anything that stands in a file.
 """
 
+import contextlib
 import importlib
 import os
 import pathlib
@@ -102,7 +103,8 @@ def write(format: str, destination: str | os.PathLike, weights: Weights) -> None
         if temporary.is_dir():
             shutil.rmtree(temporary)
         else:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def programs(format: str, path: pathlib.Path):

@@ -10,6 +10,7 @@ import clipjax
 from clipjax import checkpoints
 from clipjax.config import resolve
 from clipjax.errors import UserError
+from clipjax.progress import Meter
 from clipjax.training import loop
 from clipjax.training.feed import Feed
 from clipjax.training.loop import Stopped, train
@@ -140,6 +141,20 @@ def test_longer_texts_that_do_not_fit_cost_no_step(tiny, tmp_path, monkeypatch):
         train(tiny, tmp_path)
     assert checkpoints.read(tmp_path).step == 2
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+@pytest.mark.slow
+def test_the_rate_of_a_step_is_told_by_its_own_end(tiny, tmp_path, monkeypatch):
+    """On a CPU a step has ended when its program returns, and is read when the next one has."""
+    tiny.total_steps, told = 3, []
+    run = loop._Run(resolve(tiny), tmp_path, None)
+    monkeypatch.setattr(run.telemetry, "record", lambda step, values: told.append(values))
+    for step, (began, waited, ended) in enumerate([(10.0, 0.5, 12.0), (12.0, 1.0, 16.0)], 1):
+        metrics = {name: np.float32(1) for name in ("loss", "loss_scale", "finite", "gradient_finite")}
+        run.settle((step, metrics | {"overflow": np.bool_(False)}, began, waited, 16, ended), Meter("training", 3))
+    run.saver.close(), run.telemetry.close(), run.data.close()
+    assert [values["pairs_per_second"] for values in told] == [tiny.batch_size / 2, tiny.batch_size / 4]
+    assert [values["data_wait_share"] for values in told] == [0.25, 0.25]
 
 
 def no_room(when, function=compile_step):

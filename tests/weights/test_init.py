@@ -136,6 +136,13 @@ def test_nothing_is_left_half_written(tmp_path, foreign, monkeypatch, format, mo
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, foreign):
+    (tmp_path / "file").write_text("kept")
+    for format in ("openai", "open_clip"):
+        with pytest.raises(UserError, match="file/new: cannot be written .File exists|.Not a directory"):
+            weights.write(format, tmp_path / "file/new", foreign("vit"))
+
+
 def test_an_address_is_refused(foreign):
     with pytest.raises(UserError, match="s3://bucket/out: an address"):
         weights.write("openai", "s3://bucket/out", foreign("vit"))

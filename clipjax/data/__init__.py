@@ -1,0 +1,1 @@
+"""Pairs from their files to the batches of a run."""
