@@ -147,6 +147,7 @@ def test_a_run_at_an_address_may_be_called_by_a_number(saved, tmp_path, monkeypa
         assert checkpoints.read(f"memory://runs/{name}{end}").step == 3
     with pytest.raises(UserError, match="no complete checkpoint is in it"):
         checkpoints.find(f"memory://runs/{name}/checkpoints/4")
+    fsspec.filesystem("memory").rm("memory://runs", recursive=True)  # other tests of this process share it
 
 
 def test_a_model_that_cannot_be_written_is_one_line_and_leaves_nothing(config, state, tmp_path, monkeypatch):

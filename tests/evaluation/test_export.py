@@ -225,9 +225,10 @@ def test_a_mistake_is_told_in_a_line(bundle, tmp_path, folder, monkeypatch, data
 
 def test_an_address_and_a_folder_are_one_source(bundle, tmp_path, tar, folder, contents):
     system = fsspec.filesystem("memory")
-    system.pipe("memory://bucket/a.tar", tar.read_bytes())
-    said = export(bundle, ["memory://bucket/a.tar", str(folder)], tmp_path / "out.npz")
-    assert said["pictures"] > 2 and stored.read(tmp_path / "out.npz").keys[0].startswith("memory://bucket/a.tar/")
+    system.pipe("memory://photos/a.tar", tar.read_bytes())
+    said = export(bundle, ["memory://photos/a.tar", str(folder)], tmp_path / "out.npz")
+    system.rm("memory://photos", recursive=True)  # other tests of this process share it
+    assert said["pictures"] > 2 and stored.read(tmp_path / "out.npz").keys[0].startswith("memory://photos/a.tar/")
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(bundle, tmp_path, folder, monkeypatch):
