@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from clipjax import text
 from clipjax.config import Config, from_json
 from clipjax.data import storage
+from clipjax.data.files import is_address, local_path
 from clipjax.errors import UserError
-from clipjax.files import is_address, local_path
 from clipjax.models.stacking import stack_layers, unstack_layers
 from clipjax.parallel.runtime import cache_directory
 from clipjax.trees import flatten, unflatten

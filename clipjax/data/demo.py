@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from clipjax.data.demo_shapes import COLORS, SHAPES, Scene, captions, draw, full_caption, random_scene
+from clipjax.data.files import local_path
 from clipjax.errors import UserError
-from clipjax.files import local_path
 from clipjax.progress import say
 
 COMBINATIONS = [(color, shape) for color in COLORS for shape in SHAPES]  # the classes of the zero-shot test

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipjax.data.files import plain
 from clipjax.data.sources.record import IMAGE_EXTENSIONS, lines_of
 from clipjax.data.sources.tar import read_members
 from clipjax.data.sources.tar_index import tar_index
 from clipjax.errors import UserError
-from clipjax.files import plain
 
 DEFAULT_TEMPLATES = ["a photo of a {c}."]
 

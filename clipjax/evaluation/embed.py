@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clipjax.data.files import make_folder, replacing
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import Dataset, Sample
-from clipjax.files import make_folder, replacing
 from clipjax.images.decode import ImageError, decode
 from clipjax.progress import Meter, track
 

@@ -20,13 +20,13 @@ import jax
 import numpy as np
 
 from clipjax.config import DataConfig
+from clipjax.data.files import is_address, local_path, make_folder, plain, replace_text
 from clipjax.data.sources import RecordError, Source, open_source
 from clipjax.data.sources.patterns import split_commas
 from clipjax.data.storage import look_up
 from clipjax.errors import UserError
 from clipjax.evaluation import stored
 from clipjax.evaluation.embed import ahead, caption_rows, check_finite, pixels_of
-from clipjax.files import is_address, local_path, make_folder, plain, replace_text
 from clipjax.progress import Meter, say
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clipjax.config import differences
+from clipjax.data.files import make_folder, replace_text
 from clipjax.errors import UserError
 from clipjax.evaluation.report.interpolation import page
 from clipjax.evaluation.suite import evaluate_live
-from clipjax.files import make_folder, replace_text
 from clipjax.progress import say
 
 if TYPE_CHECKING:

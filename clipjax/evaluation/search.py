@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from clipjax.data.files import local_path, make_folder, replace_text
 from clipjax.errors import UserError
 from clipjax.evaluation import stored
 from clipjax.evaluation.export import loaded, open_pictures
 from clipjax.evaluation.metrics import nearest
 from clipjax.evaluation.report.found import page
-from clipjax.files import local_path, make_folder, replace_text
 from clipjax.progress import say
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipjax.data.files import replacing
 from clipjax.errors import UserError
-from clipjax.files import replacing
 
 _LISTS = ("keys", "captions", "unreadable")  # fields of a part that are no arrays
 _FORMAT = 1  # of these files, raised when what they hold changes its meaning

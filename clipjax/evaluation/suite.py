@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipjax import weights
+from clipjax.data.files import local_path, make_folder, replace_text
 from clipjax.evaluation.datasets import Dataset, open_datasets
 from clipjax.evaluation.embed import Embeddings, embed
 from clipjax.evaluation.protocols import retrieval, zeroshot
 from clipjax.evaluation.report.page import page
 from clipjax.evaluation.report.record import Scored, record
 from clipjax.evaluation.results import Result
-from clipjax.files import local_path, make_folder, replace_text
 
 if TYPE_CHECKING:
     from clipjax.bundle import Bundle

@@ -6,8 +6,8 @@ import pathlib
 import jax
 
 from clipjax.config import Config, as_json, from_json
+from clipjax.data.files import replace_text
 from clipjax.errors import UserError
-from clipjax.files import replace_text
 from clipjax.progress import say
 from clipjax.trees import flatten
 

@@ -13,11 +13,11 @@ from clipjax import checkpoints
 from clipjax.bundle import Bundle, merge
 from clipjax.config import Config, judge_devices, resolve
 from clipjax.config.stages import stage_ends
+from clipjax.data.files import is_address, local_path, make_folder
 from clipjax.data.pipeline import batches
 from clipjax.errors import UserError
 from clipjax.evaluation.datasets import open_datasets
 from clipjax.evaluation.suite import evaluate_live
-from clipjax.files import is_address, local_path, make_folder
 from clipjax.models import remat
 from clipjax.parallel import precision
 from clipjax.parallel.mesh import local_rows, make_mesh

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from clipjax.config import Config
+from clipjax.data.files import replace_text
 from clipjax.errors import UserError
-from clipjax.files import replace_text
 from clipjax.models.flops import forward_flops
 
 # Dense bfloat16 peaks in FLOP/s, as the makers state them; a device that is not here has no utilisation reported.

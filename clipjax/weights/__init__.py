@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.config import ModelConfig, TextConfig
+from clipjax.data.files import local_path
 from clipjax.errors import UserError
-from clipjax.files import local_path
 from clipjax.progress import say
 
 FORMATS = ("openai", "open_clip", "huggingface", "flax")

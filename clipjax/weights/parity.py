@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.config import ModelConfig
-from clipjax.files import replace_text, replacing
+from clipjax.data.files import replace_text, replacing
 from clipjax.text import START
 
 Encode = Callable[[np.ndarray], np.ndarray]

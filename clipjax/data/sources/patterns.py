@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from clipjax.data import storage
+from clipjax.data.files import is_address
 from clipjax.data.sources.record import IMAGE_EXTENSIONS
 from clipjax.errors import UserError
-from clipjax.files import is_address
 
 _FORMS = {  # form to what its files are called; a file called otherwise is taken for a tar, whose reader then judges it
     "tar": r"\.tar$",

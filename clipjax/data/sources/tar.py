@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from clipjax.config import DataConfig
+from clipjax.data.files import is_address
 from clipjax.data.sources.record import IMAGE_EXTENSIONS, Dropped, Record, RecordError, captions_of, lines_of
 from clipjax.data.sources.shard_cache import CachedShard, cached
 from clipjax.data.sources.tar_index import Index, remote_tar_index, tar_index
-from clipjax.files import is_address
 from clipjax.progress import track
 
 _OPENERS = 8  # threads: one shard's headers wait for the disk while another's are read

@@ -2,8 +2,8 @@
 
 import pytest
 
+from clipjax.data.files import local_path, make_folder, replace_text, replacing
 from clipjax.errors import UserError
-from clipjax.files import local_path, make_folder, replace_text, replacing
 
 
 def test_a_file_is_replaced_at_the_end_and_stays_as_it_was_where_writing_fails(tmp_path):
